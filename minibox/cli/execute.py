@@ -1,0 +1,52 @@
+"""`minibox exec`: one more command in a running container."""
+
+from __future__ import annotations
+
+import os
+
+from minibox.cli import flags, run
+from minibox.errors import UsageError
+from minibox.runtime.command import Command
+from minibox.store.state import Store
+
+USAGE = "minibox exec [FLAG...] ID COMMAND [ARG...]"
+EXEC: flags.Table = {
+    **flags.PROCESS,
+    "timeout": flags.RUN["timeout"],
+}
+
+
+def execute(argv: list[str]) -> int:
+    """Run a command in a container and end as it ends; with --detach leave it running."""
+    options, words = flags.parse(argv, EXEC, "exec")
+    if options.get("help"):
+        from minibox.cli import help
+
+        return help.help(["exec"])
+    if len(words) < 2:
+        raise UsageError(f"{'COMMAND' if words else 'ID'} is missing: {USAGE}")
+    run.check_flags(options)
+    options["terminal"] = run.terminal_streams(options)
+    store = Store()
+    name = store.find(words[0])
+    detach = bool(options.get("detach"))
+    timeout = run.seconds(options, "timeout")
+    try:
+        run.interruptible()
+        command = Command(store, name, tuple(words[1:]), options, outlive=detach)
+        if detach:
+            null = os.open("/dev/null", os.O_RDWR)
+            command.ctx.streams = {0: null, 1: null, 2: null}
+        command.start(run.tracer(options, command.prepared.plan))
+    except run.Interrupted as interrupted:
+        return 128 + interrupted.number
+    run.write_pidfile(options, command.ctx.pid)
+    if detach:
+        return 0
+    attendant = command.attendant(timeout=timeout)
+    attendant.catch_signals()
+    if "terminal" in command.ctx.fds:
+        attendant.use_terminal(command.ctx.fds["terminal"], options["terminal"])
+    ended = attendant.run()
+    command.finish()
+    return ended.code

@@ -1,0 +1,239 @@
+"""The verbs about containers that run, or have run: ps inspect logs kill stop wait rm."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from minibox.cli import flags
+from minibox.errors import MiniboxError, StateError, UsageError
+from minibox.kernel import consts as c
+from minibox.runtime import container, live
+from minibox.spec import values
+from minibox.store.state import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PS: flags.Table = {
+    "quiet": (flags.FLAG, "q", "", "ids only"),
+    "json": (flags.FLAG, "", "", "as JSON"),
+    "all": (flags.FLAG, "a", "", "those that have ended too (they are listed anyway)"),
+}
+LOGS: flags.Table = {
+    "follow": (flags.FLAG, "f", "", "go on until the container ends"),
+    "tail": (flags.VALUE, "", "N", "the last N lines only"),
+    "timestamps": (flags.FLAG, "", "", "with the time of each line"),
+}
+KILL: flags.Table = {"signal": (flags.VALUE, "s", "SIGNAL", "default: KILL")}
+STOP: flags.Table = {"time": (flags.VALUE, "t", "SECONDS", "until SIGKILL (default 10)")}
+RM: flags.Table = {"force": (flags.FLAG, "f", "", "end running ones first")}
+WAIT: flags.Table = {}
+INSPECT: flags.Table = {}
+
+
+def ps(argv: list[str]) -> int:
+    """List containers."""
+    options, words = _parse(argv, PS, "ps", least=0)
+    if words:
+        raise UsageError(f'minibox ps takes no "{words[0]}"')
+    store = Store()
+    rows = [row for row in (_row(store, name) for name in store.names()) if row is not None]
+    if options.get("quiet"):
+        for row in rows:
+            print(row["id"])
+        return 0
+    if options.get("json"):
+        import json
+
+        print(json.dumps(rows, indent=2))
+        return 0
+    table = [("ID", "PID", "STATUS", "CREATED", "COMMAND")]
+    table += [
+        (row["id"], str(row["pid"] or "-"), row["shown"], _ago(row["created"]), " ".join(row["command"]))
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in table) for column in range(4)]
+    for line in table:
+        cells = [cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)]
+        print("  ".join(cells).rstrip())
+    return 0
+
+
+def _row(store: Store, name: str) -> dict[str, Any] | None:
+    try:
+        state = store.read(name)
+    except StateError:  # being made, or being removed, at this moment
+        return None
+    status = current_status(state)
+    shown = status
+    if status == "stopped":
+        shown = f"exited ({state.get('exit_code', '?')})"
+        shown += " oom_killed" if state.get("oom_killed") else ""
+    return {
+        "id": state["id"],
+        "pid": state["pid"] if status in ("created", "running") else 0,
+        "status": status,
+        "shown": shown,
+        "created": state["created"],
+        "exit_code": state.get("exit_code"),
+        "command": state["command"],
+    }
+
+
+def current_status(state: dict[str, Any]) -> str:
+    """The status as it is now, whatever the file says of a container whose keeper was killed."""
+    status = str(state["status"])
+    if status in ("created", "running") and not live.is_alive(state):
+        return "stopped"
+    return status
+
+
+def _ago(then: float) -> str:
+    passed = max(0, int(time.time() - then))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if passed >= length:
+            return f"{passed // length}{unit} ago"
+    return f"{passed}s ago"
+
+
+def inspect(argv: list[str]) -> int:
+    """Print states as JSON, with what the kernel says now."""
+    import json
+
+    from minibox.runtime.command import namespaces_of
+
+    _options, words = _parse(argv, INSPECT, "inspect")
+    store = Store()
+    found = []
+    for word in words:
+        state = store.read(store.find(word))
+        state["status"] = current_status(state)
+        if state["status"] in ("created", "running"):
+            state["namespaces"] = namespaces_of(state["pid"])
+            state["processes"] = sorted(
+                {pid for one in live.group_of(state) for pid in live.group_pids(one)} or {state["pid"]}
+            )
+        state["cgroups"] = live.group_of(state)
+        found.append(state)
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+def logs(argv: list[str]) -> int:
+    """Print the log of a detached container; its stderr goes to stderr."""
+    options, words = _parse(argv, LOGS, "logs")
+    if len(words) != 1:
+        raise UsageError("minibox logs [FLAG...] ID")
+    store = Store()
+    name = store.find(words[0])
+    path = f"{store.directory(name)}/log"
+    if not os.path.exists(path):
+        raise StateError(f"container {name} has no log: it was not started with --detach")
+    tail = options.get("tail")
+    count = None if tail is None else values.integer(tail, "--tail", 0)
+    stamps = bool(options.get("timestamps"))
+    with open(path, "rb") as file:
+        lines = _old_lines(path) + file.readlines()
+        for line in lines[len(lines) - count if count is not None and count < len(lines) else 0 :]:
+            _print_log(line, stamps)
+        while options.get("follow"):
+            ended = not live.is_alive(store.read(name)) if store.exists(name) else True
+            while line := file.readline():
+                _print_log(line, stamps)
+            if ended:
+                break
+            time.sleep(0.1)
+    return 0
+
+
+def _old_lines(path: str) -> list[bytes]:
+    try:
+        with open(path + ".1", "rb") as file:
+            return file.readlines()
+    except FileNotFoundError:
+        return []
+
+
+def _print_log(line: bytes, stamps: bool) -> None:
+    stamp, stream, kind, text = line.rstrip(b"\n").split(b" ", 3)
+    out = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
+    out.write((stamp + b" " if stamps else b"") + text + (b"\n" if kind == b"F" else b""))
+    out.flush()
+
+
+def kill(argv: list[str]) -> int:
+    """Send a signal to the first process of containers."""
+    options, words = _parse(argv, KILL, "kill")
+    number = signal_number(options.get("signal", "KILL"))
+    return _each(words, lambda store, name: container.signal_container(store.read(name), number))
+
+
+def signal_number(text: str) -> int:
+    """The number of "TERM", "SIGTERM", "sigterm" or "15".  Raises UsageError."""
+    if text.isascii() and text.isdigit() and int(text) <= 64:
+        return int(text)
+    name = text.upper().removeprefix("SIG")
+    if name not in c.SIGNALS:
+        raise UsageError(f'unknown signal "{text}"')
+    return c.SIGNALS[name]
+
+
+def stop(argv: list[str]) -> int:
+    """Ask containers to end, and end them when they do not."""
+    options, words = _parse(argv, STOP, "stop")
+    text = options.get("time", "10")
+    grace = 0.0 if text == "0" else values.seconds(text, "--time")
+    return _each(words, lambda store, name: container.stop(store, name, grace))
+
+
+def wait(argv: list[str]) -> int:
+    """Wait for containers to end; a line with the exit code of each."""
+    _options, words = _parse(argv, WAIT, "wait")
+    store = Store()
+    for name in [store.find(word) for word in words]:
+        state = container.wait_until_stopped(store, name)
+        print((state or {}).get("exit_code", "removed"))
+    return 0
+
+
+def rm(argv: list[str]) -> int:
+    """Remove containers."""
+    options, words = _parse(argv, RM, "rm")
+    force = bool(options.get("force"))
+    return _each(words, lambda store, name: container.remove(store, name, force=force))
+
+
+def _parse(
+    argv: list[str], table: flags.Table, verb: str, least: int = 1
+) -> tuple[dict[str, Any], list[str]]:
+    options, words = flags.parse(argv, table, verb)
+    if options.get("help"):
+        from minibox.cli import help
+
+        help.help([verb])
+        raise SystemExit(0)
+    while words and words[-1].startswith("-") and len(words[-1]) > 1:  # flags behind the ids, as in docker
+        more, rest = flags.parse([words.pop()], table, verb)
+        options.update(more)
+        words += rest
+    if len(words) < least:
+        raise UsageError(f"ID is missing: minibox {verb} [FLAG...] ID...")
+    return options, words
+
+
+def _each(words: list[str], act: Callable[[Store, str], None]) -> int:
+    """Do something to each of several containers; one that fails does not spare the others."""
+    store = Store()
+    code = 0
+    for word in words:
+        try:
+            act(store, store.find(word))
+            print(word)
+        except MiniboxError as error:
+            print(f"minibox: {error}", file=sys.stderr)
+            code = 1
+    return code

@@ -1,0 +1,265 @@
+"""`minibox run` and `minibox plan`: the same flags, the same Plan; one performs it, the other prints it."""
+
+from __future__ import annotations
+
+import _signal
+import os
+import sys
+
+from minibox import fastjson
+from minibox.cli import flags
+from minibox.errors import UsageError
+from minibox.runtime import attend
+from minibox.runtime.container import Container
+from minibox.spec import values
+from minibox.store.state import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+    from minibox.plan.model import Plan, Step
+    from minibox.runtime.supervisor import Tracer
+
+USAGE = "minibox run [FLAG...] ROOTFS [COMMAND [ARG...]]"
+PLAN: flags.Table = {
+    **flags.RUN,
+    "json": (flags.FLAG, "", "", "the Plan as JSON"),
+    "diff": (flags.FLAG, "", "", "what changes: minibox plan --diff 'FLAGS' 'FLAGS' ROOTFS [COMMAND...]"),
+}
+
+
+class Interrupted(BaseException):
+    """A signal that asks minibox to end while a container is being made."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def run(argv: list[str]) -> int:
+    """Run a command in a new container and end as it ends."""
+    options, words = flags.parse(argv, flags.RUN, "run")
+    if options.get("help"):
+        return _help("run")
+    if not words:
+        raise UsageError(f"ROOTFS is missing: {USAGE}")
+    check_flags(options)
+    name = options.get("name") or new_id()
+    rootfs, command = words[0], tuple(words[1:])
+    options["terminal"] = terminal_streams(options)
+    timeout = seconds(options, "timeout")
+    store = Store()
+    if options.get("detach"):
+        return _detached(store, name, rootfs, command, options, timeout)
+    try:
+        interruptible()
+        container = Container.make(store, name, rootfs, command, options, keep=bool(options.get("keep")))
+        say_notes(container.prepared.plan, options)
+        try:
+            container.start(tracer(options, container.prepared.plan))
+        except Interrupted:
+            container.discard()
+            raise
+        return _attended(container, options, timeout)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+
+
+def _attended(container: Container, options: dict[str, Any], timeout: float | None) -> int:
+    attendant = container.attendant(timeout=timeout, grace=seconds(options, "stop_timeout"))
+    try:
+        attendant.catch_signals()
+        if "terminal" in container.ctx.fds:
+            attendant.use_terminal(container.ctx.fds["terminal"], options["terminal"])
+        write_pidfile(options, container.ctx.pid)
+        ended = attendant.run()
+    except BaseException:
+        attendant.kill()
+        attendant.readers.clear()
+        container.finish(attendant.run())
+        raise
+    state = container.finish(ended)
+    report_end(state, options)
+    return ended.code
+
+
+def report_end(state: dict[str, Any], options: dict[str, Any]) -> None:
+    """On stderr: what ended the container, where its exit code alone would leave people guessing."""
+    if state["oom_killed"]:
+        print(f"minibox: {state['id']}: out of memory: a process was killed (oom_killed)", file=sys.stderr)
+    if state["timed_out"]:
+        print(f"minibox: {state['id']}: killed after --timeout {options['timeout']}", file=sys.stderr)
+    for failure in state.get("left_behind", ()):
+        print(f"minibox: {state['id']}: left behind: {failure}", file=sys.stderr)
+
+
+def _detached(
+    store: Store,
+    name: str,
+    rootfs: str,
+    command: tuple[str, ...],
+    options: dict[str, Any],
+    timeout: float | None,
+) -> int:
+    from minibox.runtime import monitor
+
+    keep = not options.get("rm")
+    monitor.detach(
+        lambda: Container.make(store, name, rootfs, command, options, keep=keep),
+        timeout=timeout,
+        pidfile=lambda pid: write_pidfile(options, pid),
+    )
+    print(name)
+    return 0
+
+
+def check_flags(options: dict[str, Any]) -> None:
+    """Flags that contradict one another.  Raises UsageError."""
+    for first, second in (
+        ("tty", "no_tty"),
+        ("rm", "keep"),
+        ("writable", "read_only"),
+        ("no_new_privs", "allow_new_privs"),
+        ("detach", "trace"),
+    ):
+        if options.get(first) and options.get(second):
+            raise UsageError(
+                f"--{first.replace('_', '-')} and --{second.replace('_', '-')} contradict one another"
+            )
+
+
+def new_id() -> str:
+    """Twelve random hexadecimal digits."""
+    return os.urandom(6).hex()
+
+
+def terminal_streams(options: dict[str, Any]) -> tuple[int, ...]:
+    """Which of 0, 1 and 2 are to be a new terminal: as asked, else those that are terminals now."""
+    if options.get("no_tty"):
+        return ()
+    if options.get("tty"):
+        return (0, 1, 2)
+    if options.get("detach"):
+        return ()
+    return tuple(fd for fd in (0, 1, 2) if os.isatty(fd))
+
+
+def seconds(options: dict[str, Any], key: str) -> float | None:
+    """A duration option in seconds."""
+    text = options.get(key)
+    return None if text is None else values.seconds(text, f"--{key.replace('_', '-')}")
+
+
+def write_pidfile(options: dict[str, Any], pid: int) -> None:
+    """The payload's pid into --pidfile, whole or not at all."""
+    path = options.get("pidfile")
+    if path:
+        temporary = f"{path}.{os.getpid()}"
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(f"{pid}\n")
+        os.rename(temporary, path)
+
+
+def say_notes(plan: Plan, options: dict[str, Any]) -> None:
+    """What a person should know of the Plan, where a person is likely to read it."""
+    if os.isatty(2) or options.get("trace"):
+        for note in plan.notes:
+            print(f"minibox: note: {note}", file=sys.stderr)
+
+
+def interruptible() -> None:
+    """Signals end the making of a container in good order; later they are the payload's."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    for number in attend.ENDING:
+        if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup stays nohup
+            _signal.signal(number, interrupt)
+
+
+# --- tracing ---------------------------------------------------------------------------------------
+
+
+def tracer(options: dict[str, Any], plan: Plan) -> Tracer | None:
+    """What --trace asks for: lines on stderr, or JSON lines in a file."""
+    where = options.get("trace")
+    if not where:
+        return None
+    if where is True:
+        return _print_step(len(plan))
+    file = open(where, "w", encoding="utf-8")  # noqa: SIM115  (it stays open as long as the run)
+
+    def write(number: int, step: Step, micros: int, note: str) -> None:
+        line = {
+            "n": number,
+            "id": step.id,
+            "side": step.side,
+            "call": step.op.describe(),
+            "us": micros,
+            "note": note,
+        }
+        file.write(fastjson.dumps(line) + "\n")
+        file.flush()
+
+    return write
+
+
+def _print_step(total: int) -> Tracer:
+    def write(number: int, step: Step, micros: int, note: str) -> None:
+        side = {"supervisor": "host", "joiner": "join", "child": "container"}[step.side]
+        result = f"  -> {note}" if note else ""
+        line = f"{number:3}/{total} {micros:6} us  {side:9}  {step.id}  {step.op.describe()}{result}\n"
+        os.write(2, line.encode("utf-8", "backslashreplace"))
+
+    return write
+
+
+# --- plan ------------------------------------------------------------------------------------------
+
+
+def plan(argv: list[str]) -> int:
+    """Print the Plan of a run, or what differs between two."""
+    options, words = flags.parse(argv, PLAN, "plan")
+    if options.get("help"):
+        return _help("plan")
+    from minibox.plan import show
+
+    if options.get("diff"):
+        if len(words) < 3:
+            raise UsageError("minibox plan --diff 'FLAGS' 'FLAGS' ROOTFS [COMMAND...]")
+        first, second = (_plan_of(text.split(), words[2:], options) for text in words[:2])
+        print("\n".join(show.diff(first, second)) or "no difference")
+        return 0
+    if not words:
+        raise UsageError("ROOTFS is missing: minibox plan [FLAG...] ROOTFS [COMMAND [ARG...]]")
+    found = _plan_of([], words, options)
+    if options.get("json"):
+        import json
+
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print("\n".join(show.lines(found)))
+    return 0
+
+
+def _plan_of(extra: list[str], words: list[str], options: dict[str, Any]) -> Plan:
+    from minibox.runtime import prepare
+
+    more, rest = flags.parse(extra, flags.RUN, "run")
+    if rest:
+        raise UsageError(f'"{rest[0]}" is no flag of run')
+    merged = {**options, **more}
+    check_flags(merged)
+    merged["terminal"] = terminal_streams(merged)
+    name = merged.get("name") or "container"
+    prepared = prepare.container(Store(), name, words[0], tuple(words[1:]), merged, reserve=False)
+    return prepared.plan
+
+
+def _help(verb: str) -> int:
+    from minibox.cli import help
+
+    return help.help([verb])

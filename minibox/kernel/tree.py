@@ -1,0 +1,204 @@
+"""Directory trees of minibox's own: copied and taken away by descriptor, links never followed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from minibox.errors import KernelError
+from minibox.kernel import calls, idmap
+from minibox.kernel import consts as c
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Maps = tuple[tuple[int, int, int], ...]
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def remove(path: str) -> None:
+    """Remove a directory and all below it; nothing there is no error.  Raises KernelError."""
+    parent, _, name = path.rpartition("/")
+    try:
+        directory = calls.openat(c.AT_FDCWD, parent or "/", c.O_PATH | os.O_DIRECTORY)
+    except KernelError as error:
+        if error.errno == 2:
+            return
+        raise
+    try:
+        _remove_entry(directory, name)
+    finally:
+        os.close(directory)
+
+
+def _remove_entry(parent: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (1, 21):  # EPERM or EISDIR: a directory
+            raise KernelError(error.errno or 0, "unlinkat", (name,)) from None
+    directory = _open_directory(parent, name)
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries]
+        for one in names:
+            _remove_entry(directory, one)
+    finally:
+        os.close(directory)
+    calls.os_call("unlinkat", os.rmdir, name, dir_fd=parent)
+
+
+def _open_directory(parent: int, name: str) -> int:
+    """A directory to be emptied; overlayfs leaves its "work" with mode 000, which its owner may change."""
+    try:
+        directory = calls.openat(parent, name, DIRECTORY)
+        if os.fstat(directory).st_mode & 0o300 != 0o300:
+            os.fchmod(directory, 0o700)
+        return directory
+    except KernelError as error:
+        if error.errno != 13:
+            raise
+    calls.os_call("fchmodat", os.chmod, name, 0o700, dir_fd=parent)
+    return calls.openat(parent, name, DIRECTORY)
+
+
+def copy(source: str, target: str, uid_maps: Maps, gid_maps: Maps) -> int:
+    """Copy the tree `source` into the existing directory `target`; the number of files.
+
+    Owners become those that the maps give, and "nobody" where an owner has no place in them, as an id
+    map would show it; without maps they are not changed.  Modes, times, links and user attributes are kept; devices,
+    sockets and fifos are left out: a root has no use for the host's.  Raises KernelError.
+    """
+    from_fd = calls.openat(c.AT_FDCWD, source, os.O_RDONLY | os.O_DIRECTORY)
+    to_fd = calls.openat(c.AT_FDCWD, target, DIRECTORY)
+    links: dict[tuple[int, int], str] = {}
+    try:
+        count = _copy_directory(from_fd, to_fd, "", to_fd, links, uid_maps, gid_maps)
+        _copy_status(from_fd, to_fd, uid_maps, gid_maps)
+        return count
+    finally:
+        os.close(from_fd)
+        os.close(to_fd)
+
+
+def _copy_directory(
+    from_fd: int,
+    to_fd: int,
+    path: str,
+    top: int,
+    links: dict[tuple[int, int], str],
+    uid_maps: Maps,
+    gid_maps: Maps,
+) -> int:
+    count = 0
+    with os.scandir(from_fd) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        where = f"{path}{name}"
+        status = os.stat(name, dir_fd=from_fd, follow_symlinks=False)
+        count += 1
+        if stat.S_ISDIR(status.st_mode):
+            calls.mkdirat(to_fd, name, 0o700)
+            below_from, below_to = calls.openat(from_fd, name, DIRECTORY), calls.openat(to_fd, name, DIRECTORY)
+            try:
+                count += _copy_directory(
+                    below_from, below_to, where + "/", top, links, uid_maps, gid_maps
+                )
+                _copy_status(below_from, below_to, uid_maps, gid_maps)
+            finally:
+                os.close(below_from)
+                os.close(below_to)
+        elif stat.S_ISLNK(status.st_mode):
+            calls.symlinkat(os.readlink(name, dir_fd=from_fd), to_fd, name)
+            owner = _owner(status, uid_maps, gid_maps)
+            if owner:
+                calls.os_call("fchownat", os.chown, name, *owner, dir_fd=to_fd, follow_symlinks=False)
+        elif stat.S_ISREG(status.st_mode):
+            known = links.get((status.st_dev, status.st_ino))
+            if known is not None:
+                calls.os_call("linkat", os.link, known, name, src_dir_fd=top, dst_dir_fd=to_fd)
+                continue
+            if status.st_nlink > 1:
+                links[status.st_dev, status.st_ino] = where
+            _copy_file(from_fd, to_fd, name, uid_maps, gid_maps)
+    return count
+
+
+def _copy_file(from_fd: int, to_fd: int, name: str, uid_maps: Maps, gid_maps: Maps) -> None:
+    reading = calls.openat(from_fd, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        writing = calls.openat(to_fd, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            while calls.os_call("sendfile", os.sendfile, writing, reading, None, 1 << 30):
+                pass
+            _copy_status(reading, writing, uid_maps, gid_maps)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+
+
+def _copy_status(from_fd: int, to_fd: int, uid_maps: Maps, gid_maps: Maps) -> None:
+    status = os.fstat(from_fd)
+    owner = _owner(status, uid_maps, gid_maps)
+    if owner:
+        calls.os_call("fchown", os.fchown, to_fd, *owner)
+    os.fchmod(to_fd, stat.S_IMODE(status.st_mode))
+    os.utime(to_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _owner(status: os.stat_result, uid_maps: Maps, gid_maps: Maps) -> tuple[int, int] | None:
+    if not uid_maps:
+        return None
+    return _shift(status.st_uid, uid_maps), _shift(status.st_gid, gid_maps)
+
+
+NOBODY = 65534
+
+
+def _shift(number: int, maps: Maps) -> int:
+    for wanted in (number, NOBODY):
+        found = idmap.to_host(maps, wanted)
+        if found is not None:
+            return found
+    return maps[0][1]
+
+
+def remove_cgroup(directory: str, deadline: float = 5.0) -> None:
+    """Remove a group with the groups below it, whose processes have ended or are ending.
+
+    A process that is gone from /proc may hold its group for a moment yet, hence EBUSY is waited out
+    for `deadline` seconds.  Raises KernelError.
+    """
+    end = time.monotonic() + deadline
+    pause = 0.0005
+    while True:
+        try:
+            os.rmdir(directory)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != 16 or time.monotonic() > end:
+                raise KernelError(error.errno or 0, "rmdir", (directory,)) from None
+        _remove_groups_below(directory)
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _remove_groups_below(directory: str) -> None:
+    try:
+        with os.scandir(directory) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    for path in below:
+        _remove_groups_below(path)
+        try:
+            os.rmdir(path)
+        except OSError:
+            pass  # busy still, or gone: the caller tries again

@@ -1,0 +1,274 @@
+"""The life of a container, for whoever keeps it: the command line, a monitor, the library.
+
+    make     name, lock and id range taken; the Plan compiled; first state written, with all undo steps
+    start    the Plan performed; state "created" after the clone, "running" once the payload runs
+    finish   after the payload's end: leftovers killed, cgroups read and removed; then the rest is removed,
+             or kept as "stopped" until `rm`
+
+The lock is held all the time; whoever finds it free cleans up (sweep.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from minibox.errors import KernelError, StateError
+from minibox.kernel import calls
+from minibox.kernel import consts as c
+from minibox.plan import ops
+from minibox.plan.context import Context
+from minibox.runtime import live, prepare, sweep
+from minibox.runtime.attend import Attendant, Exit
+from minibox.runtime.supervisor import Supervisor
+from minibox.spec import validate
+from minibox.store import ids
+from minibox.store.state import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from minibox.runtime.prepare import Prepared
+    from minibox.runtime.supervisor import Tracer
+    from minibox.spec.from_flags import Options
+    from minibox.store.state import Store
+
+INIT_IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "minibox-init")
+
+
+class Container:
+    """One container that this process keeps.  Use `make`."""
+
+    def __init__(self, store: Store, prepared: Prepared, lock: Lock, *, keep: bool) -> None:
+        self.store = store
+        self.prepared = prepared
+        self.lock = lock
+        self.keep = keep
+        self.ctx = Context()
+        self.state: dict[str, Any] = self._first_state()
+
+    @classmethod
+    def make(
+        cls,
+        store: Store,
+        container_id: str,
+        rootfs: str,
+        argv: tuple[str, ...],
+        options: Options,
+        *,
+        keep: bool = False,
+        leave_out: tuple[str, ...] = (),
+    ) -> Container:
+        """Take the name and an id range, and compile.  `keep` leaves state and layer after the end;
+        `leave_out` names steps for experiments.  Raises MiniboxError, with nothing left behind."""
+        validate.container_id(container_id)
+        prepare.check_root(rootfs, argv)
+        store.prepare()
+        with store.lock():
+            sweep.sweep(store)
+            directory = store.directory(container_id)
+            try:
+                os.mkdir(directory, 0o700)
+            except FileExistsError:
+                raise StateError(
+                    f'the name "{container_id}" is in use: minibox rm {container_id} frees it'
+                ) from None
+            lock = Lock(f"{directory}/lock")
+            try:
+                lock.acquire()
+                prepared = prepare.container(store, container_id, rootfs, argv, options, reserve=True)
+                if leave_out:
+                    from minibox.plan import edit
+
+                    prepared = prepared.replace(plan=edit.leave_out(prepared.plan, leave_out))
+                made = cls(store, prepared, lock, keep=keep)
+                made.ctx.filters = prepare.filters(prepared)
+                made.write()
+            except BaseException:
+                lock.close()
+                ids.release(store.run, container_id)
+                sweep.tree.remove(directory)
+                raise
+        return made
+
+    def _first_state(self) -> dict[str, Any]:
+        spec = self.prepared.spec
+        return {
+            "id": spec.id,
+            "status": "creating",
+            "pid": 0,
+            "start_time": 0,
+            "supervisor": os.getpid(),
+            "created": time.time(),
+            "keep": self.keep,
+            "slot": self.prepared.slot,
+            "command": list(spec.process.argv),
+            "undo": [ops.to_json(step.undo) for step in self.prepared.plan if step.undo is not None],
+            "notes": list(self.prepared.plan.notes),
+            "spec": spec.to_json(),
+        }
+
+    def write(self, **changes: Any) -> None:
+        """Change the state, on disk too."""
+        self.state.update(changes)
+        self.store.write(self.state["id"], self.state)
+
+    @property
+    def groups(self) -> list[str]:
+        """The container's cgroup directories."""
+        return live.group_of(self.state)
+
+    # --- start -------------------------------------------------------------------------------------
+
+    def start(self, tracer: Tracer | None = None) -> None:
+        """Perform the Plan.  Raises StepError and removes the container when a step fails."""
+        check_preserved(self.prepared.spec.preserve_fds)
+        self.ctx.init_image = init_image(self.prepared)
+        supervisor = Supervisor(self.prepared.plan, self.ctx, self.prepared.host, tracer)
+        supervisor.on_clone = lambda: self.write(
+            status="created", pid=self.ctx.pid, start_time=live.start_time(self.ctx.pid)
+        )
+        try:
+            supervisor.start()
+            self.write(status="running", started=time.time())
+        except BaseException:
+            self.discard()
+            raise
+
+    def attendant(self, *, timeout: float | None = None, grace: float | None = None) -> Attendant:
+        """The loop that stays with the payload; its `kill` ends every process of the container."""
+        found = Attendant(self.ctx.pid, self.ctx.pidfd, timeout=timeout, grace=grace)
+        if not self.prepared.spec.is_new("pid"):
+            found.on_kill = lambda: sweep.kill_groups(self.groups)
+        return found
+
+    # --- end ---------------------------------------------------------------------------------------
+
+    def finish(self, ended: Exit) -> dict[str, Any]:
+        """Everything after the payload's end; the last state, which has `oom_killed`, `memory_peak` and
+        `left_behind` too."""
+        if self.ctx.pidfd >= 0:
+            os.close(self.ctx.pidfd)
+            self.ctx.pidfd = -1
+        sweep.kill_groups(self.groups)
+        peak = live.memory_peak(self.groups)
+        changes = {
+            "status": sweep.STOPPED,
+            "exit_code": ended.code,
+            "finished": time.time(),
+            "oom_killed": live.oom_killed(self.groups),
+            "timed_out": ended.timed_out,
+            "memory_peak": ended.max_rss if peak is None else peak,
+        }
+        failures = sweep.undo(self.state, groups_only=self.keep)
+        self.state.update(changes, left_behind=failures)
+        if self.keep:
+            self.write()
+        else:
+            sweep.forget(self.store, self.state)
+        self.lock.close()
+        return self.state
+
+    def discard(self) -> None:
+        """Take away a container that did not start."""
+        sweep.kill_groups(self.groups)
+        sweep.undo(self.state, groups_only=False)
+        sweep.forget(self.store, self.state)
+        self.lock.close()
+
+
+def init_image(prepared: Prepared) -> bytes:
+    """The static minibox-init, when the Plan runs it.  Raises KernelError when it was not built."""
+    plan = prepared.plan
+    if "process.prepare" in plan and getattr(plan["process.prepare"].op, "init", ""):
+        with open(INIT_IMAGE, "rb") as file:
+            return file.read()
+    return b""
+
+
+def check_preserved(count: int) -> None:
+    """The descriptors to be handed on must be open.  Raises StateError."""
+    for fd in range(3, 3 + count):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise StateError(f"--preserve-fds {count}: descriptor {fd} is not open") from None
+
+
+# --- containers that another process keeps ------------------------------------------------------------
+
+
+def signal_container(state: dict[str, Any], number: int) -> None:
+    """Send a signal to a container's PID 1.  Raises StateError when it does not run."""
+    pid = live.running_pid(state)
+    pidfd = calls.pidfd_open(pid)
+    try:
+        live.running_pid(state)  # the descriptor is of the process that was meant
+        calls.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
+
+
+def wait_until_stopped(store: Store, name: str, deadline: float | None = None) -> dict[str, Any] | None:
+    """The last state of a container, once its supervisor has let go of it; None past the deadline.
+
+    A container that is removed at its end has no last state: an empty one is returned.
+    """
+    while True:
+        try:
+            lock = Lock(f"{store.directory(name)}/lock")
+        except KernelError as error:
+            if error.errno == 2:
+                return {}
+            raise
+        try:
+            if lock.acquire(wait=deadline is None, shared=True):
+                return store.read(name) if store.exists(name) else {}
+        finally:
+            lock.close()
+        if deadline is not None and time.monotonic() > deadline:
+            return None
+        time.sleep(0.01)
+
+
+def stop(store: Store, name: str, grace: float) -> None:
+    """Ask a container to end, and end it after `grace` seconds, or at once when it would not notice."""
+    state = store.read(name)
+    pid = live.running_pid(state)
+    if live.handles(pid, c.SIGNALS["TERM"]):
+        signal_container(state, c.SIGNALS["TERM"])
+        if wait_until_stopped(store, name, time.monotonic() + grace) is not None:
+            return
+    try:
+        signal_container(state, c.SIGNALS["KILL"])
+        sweep.kill_groups(live.group_of(state))
+    except (StateError, KernelError):
+        pass  # it has ended by itself
+    wait_until_stopped(store, name)
+
+
+def remove(store: Store, name: str, *, force: bool) -> None:
+    """Remove a container that has ended; `force` ends it first.  Raises StateError."""
+    state = store.read(name)
+    if state["status"] != sweep.STOPPED and live.is_alive(state):
+        if not force:
+            raise StateError(f"container {name} is running: minibox stop {name}, or rm --force")
+        stop(store, name, 0)
+        if not store.exists(name):
+            return
+    with store.lock():
+        if not store.exists(name):
+            return
+        lock = Lock(f"{store.directory(name)}/lock")
+        try:
+            if not lock.acquire(wait=False):
+                raise StateError(f"container {name} is still held by its supervisor: try again")
+            state = store.read(name)
+            sweep.kill(state)
+            failures = sweep.undo(state, groups_only=False)
+            sweep.forget(store, state)
+        finally:
+            lock.close()
+    if failures:
+        raise StateError(f"left behind of {name}: {'; '.join(failures)}")

@@ -1,0 +1,163 @@
+"""What to do about an error: one table, keyed by (operation, errno, fact), for what people run into most."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from minibox.errors import StepError
+    from minibox.kernel.host import Host
+    from minibox.plan.model import Step
+
+    Fact = Callable[[Step, Host], bool]
+
+EPERM, ENOENT, E2BIG, ENOEXEC, EACCES, EEXIST, ENOTDIR = 1, 2, 7, 8, 13, 17, 20
+EINVAL, ENOSPC, EROFS, ELOOP, EUSERS, EDQUOT, EAGAIN = 22, 28, 30, 40, 87, 122, 11
+
+
+def _always(_step: Step, _host: Host) -> bool:
+    return True
+
+
+def _rootless(_step: Step, host: Host) -> bool:
+    return not host.is_root
+
+
+def _setting(path: str, value: str) -> Fact:
+    def holds(_step: Step, _host: Host) -> bool:
+        try:
+            with open(path, encoding="ascii") as file:
+                return file.read().strip() == value
+        except OSError:
+            return False
+
+    return holds
+
+
+def _operand(name: str, value: str) -> Fact:
+    return lambda step, _host: getattr(step.op, name, None) == value
+
+
+NO_USERNS = "user namespaces are forbidden here"
+TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
+    (
+        "Clone", (EPERM, ENOSPC), _setting("/proc/sys/user/max_user_namespaces", "0"),
+        f"{NO_USERNS}: sysctl -w user.max_user_namespaces=15000",
+    ),
+    (
+        "Clone", (EPERM,), _setting("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+        f"{NO_USERNS} to ordinary users: sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    ("Clone", (ENOSPC, EUSERS), _always, "too many namespaces: see /proc/sys/user/max_*_namespaces"),
+    (
+        "Clone", (EPERM,), _rootless,
+        f"{NO_USERNS} to ordinary users, perhaps by a container or a sandbox around this one",
+    ),
+    ("Clone", (EAGAIN,), _always, "too many processes: see ulimit -u and pids.max of the cgroup"),
+    (
+        "Clone", (16,), _always,
+        "the cgroup has controllers for its children and so takes no process itself: see cgroups(7)",
+    ),
+    (
+        "WriteIdMap", (EPERM,), lambda step, _host: bool(getattr(step.op, "tool", "")),
+        "the ranges must be the caller's in /etc/subuid and /etc/subgid, and newuidmap set-uid root",
+    ),
+    (
+        "WriteIdMap", (EPERM,), _rootless,
+        "an ordinary user maps its own id alone, or ranges of /etc/subuid: leave --uidmap out",
+    ),
+    (
+        "OpenProc", (EPERM,), _always,
+        "a fresh /proc needs every part of the caller's own /proc to be visible; in a container some is "
+        "masked: run that container with --security-opt systempaths=unconfined",
+    ),
+    (
+        "MountFs", (EPERM,), _operand("kind", "sysfs"),
+        "sysfs belongs to the network namespace: its user namespace has to be shared too",
+    ),
+    (
+        "SetPropagation", (EACCES, EPERM), _setting(
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"
+        ),
+        "AppArmor restricts user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    (
+        "AttachProc", (ELOOP, ENOTDIR, 18), _always,
+        "/proc must be mounted on ordinary directory: the root has something else there",
+    ),
+    (
+        "MountFs", (ELOOP, ENOTDIR, 18), _operand("destination", "/sys"),
+        "/sys must be mounted on ordinary directory: the root has something else there",
+    ),
+    (
+        "Bind", (ELOOP, ENOTDIR, 18), _operand("destination", "/sys"),
+        "/sys must be mounted on ordinary directory: the root has something else there",
+    ),
+    (
+        "MountOverlay", (EINVAL,), _always,
+        "overlayfs cannot use these directories: see dmesg, or choose others with --data-root",
+    ),
+    (
+        "IdmapTree", (EINVAL, EPERM), _always,
+        "this file system, or this kernel, shows no mount through an id map",
+    ),
+    ("OpenTree", (EACCES,), _rootless, "the caller itself may not look there"),
+    (
+        "OpenTree", (EINVAL,), _rootless,
+        "mounts below it are locked by the caller's own sandbox and cannot be taken apart",
+    ),
+    (
+        "Bind", (EEXIST, ENOTDIR, ENOENT), _always,
+        "the destination is a dangling link, or goes through a file",
+    ),
+    (
+        "Bind", (EACCES, EROFS, EPERM), _always,
+        "the mount point cannot be made in the root: make it there beforehand",
+    ),
+    ("CgroupCreate", (EACCES, EPERM), _always, "no permission to make cgroups here: run as root, or delegate"),
+    (
+        "CgroupWrite", (16,), _always,
+        "the group above has processes of its own, so it cannot hand controllers down: see cgroups(7)",
+    ),
+    ("CgroupWrite", (EINVAL, 34), _always, "the kernel refuses this value; see the limits of the group above"),
+    ("SetRlimit", (EPERM,), _always, "above the caller's own hard limit (ulimit -H), without CAP_SYS_RESOURCE"),
+    (
+        "SetIds", (EINVAL,), _always,
+        "the id is not mapped into the container: an ordinary user without a range in /etc/subuid has one id",
+    ),
+    (
+        "SetIds", (EPERM,), _rootless,
+        "supplementary groups need a range in /etc/subgid for the calling user",
+    ),
+    (
+        "SetOomScore", (EACCES, EPERM), _always, "less than the caller's own score needs CAP_SYS_RESOURCE"
+    ),
+    ("MakeLayer", (ENOSPC, EDQUOT), _always, "the disk is full: choose another place with --data-root"),
+    ("CopyRoot", (ENOSPC, EDQUOT), _always, "the disk is full: choose another place with --data-root"),
+    ("SetSysctl", (ENOENT,), _always, "this kernel has no such setting"),
+    ("SetSysctl", (EACCES, EPERM), _always, "not a setting of a namespace that the container owns"),
+    ("LoadSeccomp", (EINVAL,), _always, "the kernel does not know an action or flag of the profile"),
+    (
+        "Execute", (EACCES,), _always,
+        "the file is not executable for this user, is a directory, or lies on a noexec mount",
+    ),
+    ("Execute", (E2BIG,), _always, "the arguments and the environment together are too long"),
+    ("Execute", (EPERM,), _always, "is execve in the seccomp profile?"),
+    ("Execute", (ENOENT,), _always, "is the program in the root? its PATH is the container's"),
+)  # fmt: skip
+
+
+def find(error: StepError, step: Step | None, host: Host) -> str:
+    """The first hint that fits, or ""."""
+    if step is None:
+        return ""
+    operation = type(step.op).__name__
+    for name, numbers, fact, text in TABLE:
+        if name == operation and error.errno in numbers and fact(step, host):
+            return text
+    if error.errno in (ENOSPC, EDQUOT):
+        return "the disk, or a limit on it, is full"
+    if error.errno == ENOENT and error.what.startswith("lookup"):
+        return "a step that this one needs was left out"
+    return ""

@@ -1,0 +1,250 @@
+"""You are in the supervisor: it performs the host's side of a Plan and clones the child.
+
+Which processes and channels there are:
+
+    supervisor ---clone3---> child                      one SOCK_SEQPACKET pair, `channel`
+    supervisor ---clone3---> joiner ---clone3--> child  when namespaces are joined: the joiner enters
+                                                        them, makes the child (CLONE_PARENT, so that it
+                                                        is the supervisor's) and ends
+
+    child -> supervisor   {"trace": n, "us": t}, {"fd": name} with the descriptor, {"pid": n} from a joiner,
+                          {"error": {...}}, {"sync": event}
+    supervisor -> child   {"sync": event}
+    end of file           seen by the child: the supervisor is dead, so end; seen by the supervisor after
+                          sync.start: execve succeeded
+
+Any failure on this side kills the child by its pidfd and takes the Plan's undo steps in reverse.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from minibox import fastjson
+from minibox.errors import CANNOT_RUN, NOT_FOUND, KernelError, StepError
+from minibox.kernel import calls
+from minibox.kernel import consts as c
+from minibox.plan import ops
+from minibox.plan.context import Context, PeerGone
+from minibox.runtime import child, hints
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from minibox.kernel.host import Host
+    from minibox.plan.model import Plan, Step
+
+    #: called with (number, step, microseconds, note) for each step done, on either side
+    Tracer = Callable[[int, Step, int, str], None]
+
+
+class Supervisor:
+    """One run of a Plan.  `start` performs it; `ctx` then has the child's pid and descriptors."""
+
+    def __init__(self, plan: Plan, ctx: Context, host: Host, tracer: Tracer | None = None) -> None:
+        self.plan = plan
+        self.ctx = ctx
+        self.host = host
+        self.tracer = tracer
+        self.steps = list(enumerate(plan.steps, 1))
+        self.on_clone: Callable[[], None] | None = None
+        self.error: StepError | None = None
+        self._theirs = -1
+
+    def start(self) -> None:
+        """Perform the Plan until the payload runs.  Raises StepError, with everything undone but what
+        `undo` takes away."""
+        self.ctx.on_message = self._message
+        self.ctx.channel, self._theirs = calls.socketpair()
+        try:
+            self._perform_all()
+            self._wait_for_exec()
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            self._close()
+
+    def _perform_all(self) -> None:
+        for number, step in self.steps:
+            if step.side == "supervisor":
+                self._perform(number, step)
+            elif step.side == "joiner" and self.ctx.pid < 0:
+                self._join(number)
+            if self.on_clone is not None and self.ctx.pid > 0:
+                callback, self.on_clone = self.on_clone, None
+                callback()
+
+    def _perform(self, number: int, step: Step) -> None:
+        start = time.monotonic_ns()
+        try:
+            note = step.op.perform(self.ctx)
+            if self.ctx.pid == 0:
+                self._become_child()
+            if isinstance(step.op, ops.Clone):
+                self._release_their_end()
+        except PeerGone:
+            raise self._child_failed(number, step) from None
+        except (OSError, StepError, ValueError) as error:
+            if self.ctx.pid == 0:
+                os._exit(125)
+            if isinstance(step.op, (ops.Release, ops.Await)):  # EPIPE: it ended, and may have said why
+                raise self._child_failed(number, step) from None
+            raise self._explained(child.failed(number, step, len(self.plan), error)) from None
+        if self.tracer is not None:
+            self.tracer(number, step, (time.monotonic_ns() - start) // 1000, note or "")
+
+    # --- the clone -------------------------------------------------------------------------------
+
+    def _become_child(self) -> None:
+        """The child's side of the clone: it goes its own way from here."""
+        os.close(self.ctx.channel)
+        self.ctx.channel = self._theirs
+        self.ctx.on_message = None
+        steps = [(number, step) for number, step in self.steps if step.side == "child"]
+        child.run(steps, len(self.plan), self.ctx, self.tracer is not None)
+
+    def _join(self, number: int) -> None:
+        """The joiner: a process that enters namespaces and makes the child in them."""
+        pid, pidfd = calls.clone3(0)
+        if pid == 0:
+            self._be_joiner()
+        self._release_their_end()
+        try:
+            data, _fd = calls.recv(self.ctx.channel)
+            while data and "pid" not in (message := fastjson.loads(data.decode())):
+                self._message(message, -1)
+                data, _fd = calls.recv(self.ctx.channel)
+            if not data:
+                raise self._child_failed(number, self.plan.steps[number - 1])
+            self.ctx.pid = message["pid"]
+            self.ctx.pidfd = calls.pidfd_open(self.ctx.pid)
+        finally:
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+
+    def _be_joiner(self) -> None:
+        ctx = self.ctx
+        supervisors, ctx.channel, ctx.pid = ctx.channel, self._theirs, 0
+        for number, step in self.steps:
+            if step.side != "joiner":
+                continue
+            start = time.monotonic_ns()
+            try:
+                note = step.op.perform(ctx)
+                if isinstance(step.op, ops.Clone):
+                    if ctx.pid == 0:
+                        ctx.channel = supervisors
+                        self._become_child()
+                    ctx.send({"pid": ctx.pid})
+                if self.tracer is not None:
+                    micros = (time.monotonic_ns() - start) // 1000
+                    ctx.send({"trace": number, "us": micros, "note": note or ""})
+            except BaseException as error:
+                ctx.send({"error": child.failed(number, step, len(self.plan), error).to_json()})
+                os._exit(125)
+        os._exit(0)
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _message(self, message: Mapping[str, Any], fd: int) -> None:
+        if "error" in message:
+            self.error = StepError.from_json(message["error"])
+        elif "fd" in message:
+            self.ctx.fds[message["fd"]] = fd
+        elif "trace" in message and self.tracer is not None:
+            number = message["trace"]
+            self.tracer(number, self.plan.steps[number - 1], message["us"], message["note"])
+
+    def _wait_for_exec(self) -> None:
+        """Until the channel closes: by execve, or with an error before it."""
+        while True:
+            data, fd = calls.recv(self.ctx.channel)
+            if not data:
+                break
+            if data[:1] == b"{":
+                self._message(fastjson.loads(data.decode()), fd)
+            else:  # minibox-init's "ERRNO PATH"
+                self._init_failed(data)
+        if self.error is not None:
+            raise self._explained(self.error)
+
+    def _init_failed(self, data: bytes) -> None:
+        number, _, path = data.decode("utf-8", "replace").partition(" ")
+        step = self.plan.steps[-1]
+        error = child.failed(len(self.plan), step, len(self.plan), KernelError(int(number), "execve", (path,)))
+        error.exit_code = NOT_FOUND if error.errno in (2, 20) else CANNOT_RUN
+        self.error = error
+
+    def _child_failed(self, number: int, step: Step) -> StepError:
+        """The child has ended: its own error when it sent one, else what its end tells."""
+        try:
+            while True:
+                data, fd = calls.recv(self.ctx.channel)
+                if not data:
+                    break
+                self._message(fastjson.loads(data.decode()), fd)
+        except OSError:
+            pass
+        if self.error is not None:
+            return self._explained(self.error)
+        return StepError(
+            step.id,
+            "the new process ended without a word",
+            index=number,
+            total=len(self.plan),
+            why=step.why,
+            hint="was it killed (out of memory, a signal)? see dmesg",
+        )
+
+    def _explained(self, error: StepError) -> StepError:
+        if not error.hint:
+            step = next((one for one in self.plan if one.id == error.step), None)
+            error.hint = hints.find(error, step, self.host)
+        return error
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def _release_their_end(self) -> None:
+        if self._theirs >= 0:
+            os.close(self._theirs)
+            self._theirs = -1
+
+    def _kill(self) -> None:
+        if self.ctx.pidfd >= 0:
+            try:
+                calls.pidfd_send_signal(self.ctx.pidfd, c.SIGNALS["KILL"])
+            except KernelError:
+                pass  # it has ended already
+            try:
+                os.waitpid(self.ctx.pid, 0)
+            except ChildProcessError:
+                pass
+            os.close(self.ctx.pidfd)
+            self.ctx.pidfd = -1
+
+    def _close(self) -> None:
+        """Descriptors that only the start needed; the terminal's master is the caller's to keep."""
+        self._release_their_end()
+        for name, fd in list(self.ctx.fds.items()):
+            if name != "terminal":
+                os.close(fd)
+                del self.ctx.fds[name]
+        if self.ctx.channel >= 0:
+            os.close(self.ctx.channel)
+            self.ctx.channel = -1
+
+
+def undo(plan: Plan) -> list[str]:
+    """Take away what a Plan leaves on the host, last made first; what could not be, as text."""
+    failures = []
+    for step in reversed(plan.steps):
+        if step.undo is not None:
+            try:
+                step.undo.perform(Context())
+            except OSError as error:
+                failures.append(f"{step.id}: {error}")
+    return failures

@@ -1,0 +1,1 @@
+"""System call filters: a profile is read, compiled to BPF, cached, and read back."""

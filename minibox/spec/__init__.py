@@ -1,0 +1,1 @@
+"""What is asked for: the Spec, its defaults, its sources (flags, JSON) and its validation."""

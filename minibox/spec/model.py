@@ -1,0 +1,170 @@
+"""The Spec: one type for what a container is, in the terms of the OCI runtime configuration.
+
+Field names are those of the OCI's config.json in snake case, and every default is explicit.  What
+minibox has beyond the OCI (the overlay over ROOTFS, `init`, where an id map comes from) stands
+beside it under its own name.  A Spec is a value: no descriptor, no path looked up, nothing probed.
+"""
+
+from __future__ import annotations
+
+from minibox.kernel.idmap import IdMap
+from minibox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: the kinds of namespaces, in the order in which they are shown
+NAMESPACE_KINDS = ("user", "pid", "net", "mount", "uts", "ipc", "cgroup", "time")
+
+
+class Namespace(Record):
+    """One namespace: `path` is "" for a new one, "host" for the caller's own, or a file to join."""
+
+    kind: str
+    path: str = ""
+
+
+class Root(Record):
+    """The root file system (OCI `root`).
+
+    `layer` says what writes go to: "overlay" (a private upper layer), "direct" (the directory itself).
+    """
+
+    path: str
+    layer: str = "overlay"
+    readonly: bool = False
+
+
+class Mount(Record):
+    """One mount (OCI `mounts[]`).
+
+    `kind` is a file system type, or "bind" for the file or directory `source` of the host.
+    `attributes` are the names of mount flags (ro, nosuid, nodev, noexec, noatime, ...), `recursive`
+    those that are to hold for every mount below too (rro, ...), `data` what the file system itself is
+    told (size=64m), `idmap` whether the owner of `source` is shown as the container's root; `owner` is
+    that owner, (uid, gid) on disk.
+    """
+
+    destination: str
+    kind: str
+    source: str = ""
+    attributes: tuple[str, ...] = ()
+    recursive: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    propagation: str = "rprivate"
+    idmap: bool = False
+    owner: tuple[int, int] = (0, 0)
+    bind_recursive: bool = True
+
+
+class Capabilities(Record):
+    """The five sets as bit masks (OCI `process.capabilities`)."""
+
+    bounding: int
+    permitted: int
+    effective: int
+    inheritable: int = 0
+    ambient: int = 0
+
+
+class Rlimit(Record):
+    """A resource limit (OCI `process.rlimits[]`): name without RLIMIT_, values in setrlimit(2)'s units."""
+
+    kind: str
+    soft: int
+    hard: int
+
+
+class Process(Record):
+    """What is run (OCI `process`).
+
+    `user` is "NAME|UID[:NAME|GID]", looked up in the container's own files.  `terminal` has the
+    descriptors, out of 0, 1 and 2, that are to be a new pty; the others are inherited.
+    """
+
+    NESTED = {"capabilities": Capabilities, "rlimits": (Rlimit,)}  # noqa: RUF012
+
+    argv: tuple[str, ...]
+    capabilities: Capabilities
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    user: str = "0"
+    groups: tuple[str, ...] = ()
+    terminal: tuple[int, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+    no_new_privs: bool = True
+    umask: int = 0o022
+    oom_score_adj: int | None = None
+
+
+class Resources(Record):
+    """Limits of the container's cgroup (OCI `linux.resources`).
+
+    Bytes, counts, microseconds and weights as in the OCI; None asks for nothing.  `pids_default` marks
+    a pids limit that nobody asked for, which an unprivileged caller may go without.
+    """
+
+    memory: int | None = None
+    memory_swap: int | None = None  # memory and swap together, bytes; -1 is unlimited
+    pids: int | None = None
+    pids_default: bool = False
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str = ""
+
+    def asked(self) -> tuple[str, ...]:
+        """The names of the limits that somebody asked for."""
+        names = [name for name, value in self.__dict__.items() if value not in (None, "", False)]
+        return tuple(name for name in names if not name.startswith("pids") or not self.pids_default)
+
+
+class Spec(Record):
+    """A container, whole.
+
+    `userns` says where `uid_maps` and `gid_maps` come from: "auto" (allocated when the container is
+    made), "keep-id", "explicit" (given), "host" or "join" (no maps).
+    """
+
+    NESTED = {  # noqa: RUF012
+        "root": Root,
+        "process": Process,
+        "mounts": (Mount,),
+        "namespaces": (Namespace,),
+        "uid_maps": (IdMap,),
+        "gid_maps": (IdMap,),
+        "resources": Resources,
+    }
+
+    id: str
+    root: Root
+    process: Process
+    mounts: tuple[Mount, ...]
+    namespaces: tuple[Namespace, ...]
+    userns: str = "auto"
+    uid_maps: tuple[IdMap, ...] = ()
+    gid_maps: tuple[IdMap, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    resources: Resources = Resources()
+    seccomp: Any = "default"  # "default", "unconfined", or a profile as parsed JSON
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    time_offsets: tuple[tuple[str, int, int], ...] = ()  # (clock, seconds, nanoseconds)
+    annotations: tuple[tuple[str, str], ...] = ()
+    privileged: bool = False
+    init: str = ""  # "", or what minibox-init is to do as PID 1: "run" the command, or "pause"
+    preserve_fds: int = 0
+
+    def namespace(self, kind: str) -> Namespace:
+        """The namespace of a kind; the host's own when the Spec does not name it."""
+        for one in self.namespaces:
+            if one.kind == kind:
+                return one
+        return Namespace(kind=kind, path="host")
+
+    def is_new(self, kind: str) -> bool:
+        """Whether the container gets a namespace of its own of this kind."""
+        return self.namespace(kind).path == ""

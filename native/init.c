@@ -1,0 +1,130 @@
+/* minibox-init: a static PID 1, run from a sealed memory file.
+ *
+ *     minibox-init run FD PROGRAM [ARG...]    start PROGRAM, pass signals on, reap, end as it ended
+ *     minibox-init exec FD PROGRAM [ARG...]   become PROGRAM
+ *     minibox-init pause FD                   reap until told to end
+ *
+ * PROGRAM is looked up in PATH when it has no slash.  FD is the runtime's error channel: when
+ * PROGRAM cannot be run, its errno and the path tried are written there as "ERRNO PATH"; it is
+ * closed by a successful exec, which is how the runtime learns of that.
+ *
+ * "exec" exists because a process that is about to run a hostile program should not be running a
+ * file of the host: /proc/self/exe names it, and it could be opened and overwritten
+ * (CVE-2019-5736).  A sealed memory file cannot.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void report(int channel, int error, const char *path)
+{
+    char text[4200];
+    int length = snprintf(text, sizeof text, "%d %s", error, path);
+    if (length >= (int)sizeof text)
+        length = sizeof text - 1;
+    if (write(channel, text, length) < 0)
+        _exit(125);
+}
+
+/* execvp(3), but for two things: a file that is no program is an error, not a shell script,
+ * and the error kept is the one that says most: EACCES before ENOENT. */
+static int run_program(char **argv, char *tried, size_t size)
+{
+    const char *name = argv[0], *path = getenv("PATH");
+    snprintf(tried, size, "%s", name);
+    if (strchr(name, '/')) {
+        execve(name, argv, environ);
+        return errno;
+    }
+    int kept = ENOENT;
+    for (const char *part = path ? path : ""; *part;) {
+        size_t length = strcspn(part, ":");
+        char full[4096];
+        if (length && snprintf(full, sizeof full, "%.*s/%s", (int)length, part, name) < (int)sizeof full) {
+            execve(full, argv, environ);
+            if (errno != ENOENT && errno != ENOTDIR) {
+                kept = errno;
+                snprintf(tried, size, "%s", full);
+                if (errno != EACCES)
+                    return kept;
+            }
+        }
+        part += length + (part[length] == ':');
+    }
+    return kept;
+}
+
+static int become(int channel, char **argv)
+{
+    char tried[4096];
+    int error = run_program(argv, tried, sizeof tried);
+    report(channel, error, tried);
+    return error == ENOENT || error == ENOTDIR ? 127 : 126;
+}
+
+/* The first child's status is ours.  Whoever else lost its parent is reaped. */
+static int supervise(pid_t first, const sigset_t *all)
+{
+    for (;;) {
+        siginfo_t info;
+        int number = sigwaitinfo(all, &info);
+        if (number < 0)
+            continue;
+        if (number != SIGCHLD) {
+            if (first > 0)
+                kill(first, number);
+            else if (number == SIGTERM || number == SIGINT || number == SIGHUP || number == SIGQUIT)
+                return 128 + number;
+            continue;
+        }
+        int status;
+        pid_t pid;
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+            if (pid == first)
+                return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 3)
+        return 125;
+    const char *mode = argv[1];
+    int channel = atoi(argv[2]);
+    fcntl(channel, F_SETFD, FD_CLOEXEC);
+    if (!strcmp(mode, "exec") && argc > 3)
+        return become(channel, argv + 3);
+
+    sigset_t all, none;
+    sigfillset(&all);
+    sigdelset(&all, SIGTTIN); /* a reaper in the background may still write to its terminal */
+    sigdelset(&all, SIGTTOU);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    if (!strcmp(mode, "pause")) {
+        close(channel);
+        return supervise(0, &all);
+    }
+    if (strcmp(mode, "run") || argc < 4)
+        return 125;
+
+    pid_t child = fork();
+    if (child < 0) {
+        report(channel, errno, argv[3]);
+        return 126;
+    }
+    if (child == 0) {
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        _exit(become(channel, argv + 3));
+    }
+    close(channel);
+    return supervise(child, &all);
+}
