@@ -78,9 +78,7 @@ def parse(own_groups: str, mountinfo: str, v2_controllers: tuple[str, ...] = ())
         for names, path in own.items():
             wanted = names.split(",")
             if names and all(name in options for name in wanted):
-                v1.append(
-                    Hierarchy(controllers=tuple(wanted), mountpoint=mountpoint, own=_below(path, root))
-                )
+                v1.append(Hierarchy(controllers=tuple(wanted), mountpoint=mountpoint, own=_below(path, root)))
                 break
     has_v1 = any(not name.startswith("name=") for one in v1 for name in one.controllers)
     mode = "hybrid" if v2 and has_v1 else "v2" if v2 else "v1" if has_v1 else "none"

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 FLAG, VALUE, LIST, MAYBE = "flag", "value", "list", "maybe"
 HELP: Table = {"help": (FLAG, "h", "", "this text")}
-ALIASES = {"net": "network", "volumes": "volume", "cgroup-ns": "cgroupns", "no-new-privileges": "no-new-privs"}
+ALIASES = {
+    "net": "network",
+    "volumes": "volume",
+    "cgroup-ns": "cgroupns",
+    "no-new-privileges": "no-new-privs",
+}
 
 PROCESS: Table = {
     "interactive": (FLAG, "i", "", "keep stdin (it is kept anyway)"),
@@ -44,7 +49,12 @@ RUN: Table = {
     "annotation": (LIST, "", "KEY=VALUE", "a note kept in its state"),
     "read-only": (FLAG, "", "", "the root cannot be written to"),
     "writable": (FLAG, "", "", "ROOTFS itself takes the changes (default: a private layer)"),
-    "volume": (LIST, "v", "SRC:DST[:OPT,...]", "show a file or directory of the host: ro rro idmap nosuid ..."),
+    "volume": (
+        LIST,
+        "v",
+        "SRC:DST[:OPT,...]",
+        "show a file or directory of the host: ro rro idmap nosuid ...",
+    ),
     "mount": (LIST, "", "type=bind|tmpfs,...", "the same, spelled out: source= target= readonly tmpfs-size="),
     "tmpfs": (LIST, "", "DST[:OPT,...]", "an empty memory file system: size=64m mode=1777 ..."),
     "memory": (VALUE, "m", "SIZE", "memory limit, such as 64m"),
@@ -95,7 +105,9 @@ def parse(argv: list[str], table: Table, verb: str) -> tuple[dict[str, Any], lis
         place += 1
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            place = _take(options, table, ALIASES.get(name, name), value if equals else None, argv, place, verb)
+            place = _take(
+                options, table, ALIASES.get(name, name), value if equals else None, argv, place, verb
+            )
         else:
             place = _take_short(options, table, short, word[1:], argv, place, verb)
     return options, argv[place:]

@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"ROOTFS is missing: {USAGE}")
     check_flags(options)
     name = options.get("name") or new_id()
-    rootfs, command = words[0], tuple(words[1:])
+    rootfs, command = words[0], tuple(words[2:] if words[1:2] == ["--"] else words[1:])
     options["terminal"] = terminal_streams(options)
     timeout = seconds(options, "timeout")
     store = Store()

@@ -18,7 +18,10 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def remove(path: str) -> None:
-    """Remove a directory and all below it; nothing there is no error.  Raises KernelError."""
+    """Remove a directory and all below it; what is not there, or goes meanwhile, is no error.
+
+    Raises KernelError.
+    """
     parent, _, name = path.rpartition("/")
     try:
         directory = calls.openat(c.AT_FDCWD, parent or "/", c.O_PATH | os.O_DIRECTORY)
@@ -41,7 +44,12 @@ def _remove_entry(parent: int, name: str) -> None:
     except OSError as error:
         if error.errno not in (1, 21):  # EPERM or EISDIR: a directory
             raise KernelError(error.errno or 0, "unlinkat", (name,)) from None
-    directory = _open_directory(parent, name)
+    try:
+        directory = _open_directory(parent, name)
+    except KernelError as error:
+        if error.errno == 2:
+            return
+        raise
     try:
         with os.scandir(directory) as entries:
             names = [entry.name for entry in entries]
@@ -49,7 +57,12 @@ def _remove_entry(parent: int, name: str) -> None:
             _remove_entry(directory, one)
     finally:
         os.close(directory)
-    calls.os_call("unlinkat", os.rmdir, name, dir_fd=parent)
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelError(error.errno or 0, "unlinkat", (name, "AT_REMOVEDIR")) from None
 
 
 def _open_directory(parent: int, name: str) -> int:
@@ -103,11 +116,12 @@ def _copy_directory(
         count += 1
         if stat.S_ISDIR(status.st_mode):
             calls.mkdirat(to_fd, name, 0o700)
-            below_from, below_to = calls.openat(from_fd, name, DIRECTORY), calls.openat(to_fd, name, DIRECTORY)
+            below_from, below_to = (
+                calls.openat(from_fd, name, DIRECTORY),
+                calls.openat(to_fd, name, DIRECTORY),
+            )
             try:
-                count += _copy_directory(
-                    below_from, below_to, where + "/", top, links, uid_maps, gid_maps
-                )
+                count += _copy_directory(below_from, below_to, where + "/", top, links, uid_maps, gid_maps)
                 _copy_status(below_from, below_to, uid_maps, gid_maps)
             finally:
                 os.close(below_from)

@@ -360,7 +360,9 @@ class _Compiler:
         new = tuple(kind for kind in AT_CLONE if self.spec.is_new(kind))
         shared = [one.kind for one in self.spec.namespaces if one.path == "host"]
         if "user" in shared:
-            self.notes.append("NO USER NAMESPACE: root of the container is root of this machine (--userns host)")
+            self.notes.append(
+                "NO USER NAMESPACE: root of the container is root of this machine (--userns host)"
+            )
         others = [kind for kind in shared if kind != "user"]
         if others:
             self.notes.append(f"shared with the host: {' '.join(others)}")
@@ -795,7 +797,9 @@ class _Compiler:
                 )
             self.notes.append(f"not in the caller's own bounding set, so not in the container's: {names}")
         elif missing:
-            self.notes.append(f"--privileged, less what the caller itself lacks: {' '.join(caps.names(missing))}")
+            self.notes.append(
+                f"--privileged, less what the caller itself lacks: {' '.join(caps.names(missing))}"
+            )
         return asked.bounding & ~missing, asked.ambient & ~missing
 
     def _privileges(self) -> None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import termios
 
 from minibox.errors import KernelError, StepError
-from minibox.kernel import calls, caps, idmap, inroot, tree, users, userns
+from minibox.kernel import calls, caps, idmap, inroot, tree, userns, users
 from minibox.kernel import consts as c
 from minibox.plan.context import Context, Program
 from minibox.record import Record

@@ -58,7 +58,9 @@ class Attendant:
     the payload reads from `feed_fd`.
     """
 
-    def __init__(self, pid: int, pidfd: int, *, timeout: float | None = None, grace: float | None = None) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, *, timeout: float | None = None, grace: float | None = None
+    ) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.started = time.monotonic()

@@ -74,7 +74,7 @@ class Container:
                 raise StateError(
                     f'the name "{container_id}" is in use: minibox rm {container_id} frees it'
                 ) from None
-            lock = Lock(f"{directory}/lock")
+            lock = Lock(f"{directory}/lock", create=True)
             try:
                 lock.acquire()
                 prepared = prepare.container(store, container_id, rootfs, argv, options, reserve=True)
@@ -88,7 +88,7 @@ class Container:
             except BaseException:
                 lock.close()
                 ids.release(store.run, container_id)
-                sweep.tree.remove(directory)
+                store.forget(container_id)
                 raise
         return made
 

@@ -139,5 +139,3 @@ def memory_peak(directories: list[str]) -> int | None:
 def group_of(state: dict[str, Any]) -> list[str]:
     """The cgroup directories of a container."""
     return [one["directory"] for one in state.get("undo", ()) if one["op"] == "CgroupRemove"]
-
-

@@ -63,7 +63,9 @@ def _stamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{rest:09}Z"
 
 
-def detach(make: Callable[[], Container], *, timeout: float | None, pidfile: Callable[[int], None]) -> Container | None:
+def detach(
+    make: Callable[[], Container], *, timeout: float | None, pidfile: Callable[[int], None]
+) -> Container | None:
     """Fork the monitor.  In the caller: returns once the payload runs, or raises what went wrong.
 
     The monitor does not return.
@@ -140,5 +142,3 @@ def _trim(container: Container, attendant: Attendant) -> None:
     attendant.grace = 10.0
     container.ctx.init_image = b""
     container.ctx.filters = {}
-
-

@@ -139,7 +139,9 @@ def _share_user_namespace(options: Options) -> tuple[Options, list[str]]:
     if not others or options.get("userns"):
         return options, []
     if len(others) > 1:
-        raise SpecError("--userns", f"{' and '.join(others)} have different user namespaces: name one of them")
+        raise SpecError(
+            "--userns", f"{' and '.join(others)} have different user namespaces: name one of them"
+        )
     return {**options, "userns": others[0]}, [f"the user namespace is shared too: {others[0]}"]
 
 
@@ -214,7 +216,9 @@ def _volume_notes(spec: Spec) -> list[str]:
     for mount in spec.mounts:
         if mount.kind != "bind" or mount.idmap or "ro" in mount.attributes or not lines:
             continue
-        if mount.source.startswith(("/sys", "/dev")) or any(o <= mount.owner[0] < o + n for _i, o, n in lines):
+        if mount.source.startswith(("/sys", "/dev")) or any(
+            o <= mount.owner[0] < o + n for _i, o, n in lines
+        ):
             continue
         mode = os.stat(mount.source).st_mode
         if not mode & 0o002:

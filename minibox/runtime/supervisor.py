@@ -175,7 +175,9 @@ class Supervisor:
     def _init_failed(self, data: bytes) -> None:
         number, _, path = data.decode("utf-8", "replace").partition(" ")
         step = self.plan.steps[-1]
-        error = child.failed(len(self.plan), step, len(self.plan), KernelError(int(number), "execve", (path,)))
+        error = child.failed(
+            len(self.plan), step, len(self.plan), KernelError(int(number), "execve", (path,))
+        )
         error.exit_code = NOT_FOUND if error.errno in (2, 20) else CANNOT_RUN
         self.error = error
 

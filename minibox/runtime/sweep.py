@@ -10,7 +10,7 @@ import os
 import sys
 
 from minibox.errors import KernelError, MiniboxError
-from minibox.kernel import calls, tree
+from minibox.kernel import calls
 from minibox.kernel import consts as c
 from minibox.plan import ops
 from minibox.plan.context import Context
@@ -32,10 +32,14 @@ def sweep(store: Store) -> None:
 
     The caller holds the store's lock, so no container is in the making.
     """
+    store.empty_removed()
     for name in store.names():
-        lock = Lock(f"{store.directory(name)}/lock")
         try:
-            if lock.acquire(wait=False):
+            lock = Lock(f"{store.directory(name)}/lock", create=True)
+        except KernelError:
+            continue  # removed meanwhile
+        try:
+            if lock.acquire(wait=False) and lock.is_at(f"{store.directory(name)}/lock"):
                 _look_after(store, name)
         finally:
             lock.close()
@@ -104,4 +108,4 @@ def undo(state: dict[str, Any], *, groups_only: bool) -> list[str]:
 def forget(store: Store, state: dict[str, Any]) -> None:
     """The last of a container: its id range and its directory."""
     ids.release(store.run, state["id"], state.get("slot", -1))
-    tree.remove(store.directory(state["id"]))
+    store.forget(state["id"])

@@ -200,8 +200,8 @@ def _open_directory(path: str) -> int:
         os.close(descriptor)
         mode = f"{status.st_mode & 0o7777:04o}"
         raise CacheError(
-            f"the seccomp cache {path} belongs to uid {status.st_uid} with mode {mode}: it must be writable by "
-            f"uid {os.geteuid()} alone, who loads filters from it. Remove it, or chown and chmod 0700 it"
+            f"the seccomp cache {path} belongs to uid {status.st_uid} with mode {mode}: it must be "
+            f"writable by uid {os.geteuid()} alone, who loads filters from it. Remove it, or chown and chmod 0700 it"
         )
     return descriptor
 

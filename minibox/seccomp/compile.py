@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import NamedTuple
 
 from minibox.errors import MiniboxError
@@ -120,12 +121,15 @@ def compile_profile(what: profile.Profile, *, strict: bool = False) -> Compiled:
     warnings = [*what.warnings, *_unknown_names(library, what)]
     if strict and warnings:
         raise profile.ProfileError("/syscalls", "; ".join(warnings))
+    for arch in what.architectures:
+        if bool(_audit_arch(library, arch) & decode.AUDIT_ARCH_LE) != (sys.byteorder == "little"):
+            raise CompileError(f"a filter for {arch} cannot be compiled here: its byte order is another")
     plans = [_plan(library, what, arch) for arch in what.architectures]
     try:
         program = _with_libseccomp(library, what, plans)
     except OSError as error:
         raise CompileError(f"libseccomp refuses the profile: {error.strerror}") from error
-    bpf = decode.pack(_prologue(what, plans)) + program
+    bpf = decode.pack(_prologue(library, what, plans)) + program
     if len(bpf) > 8 * decode.BPF_MAXINSNS:
         raise CompileError(
             f"a filter of {len(bpf) // 8} instructions; the kernel takes {decode.BPF_MAXINSNS}"
@@ -297,13 +301,13 @@ class _Program:
         return done
 
 
-def _prologue(what: profile.Profile, plans: Iterable[_Plan]) -> list[Instruction]:
+def _prologue(library: Any, what: profile.Profile, plans: Iterable[_Plan]) -> list[Instruction]:
     """The instructions before libseccomp's program; their end is where that begins."""
     program, end = _Program(), _Label()
     sections: dict[int, tuple[_Label, list[_Plan]]] = {}
     for plan in plans:
         if plan.guards or _patch(what, plan) is not None:
-            sections.setdefault(_audit_arch(plan.arch), (_Label(), []))[1].append(plan)
+            sections.setdefault(_audit_arch(library, plan.arch), (_Label(), []))[1].append(plan)
     if not sections:
         return []
     program.emit(_LD, _OFFSET_ARCH)
@@ -321,9 +325,9 @@ def _prologue(what: profile.Profile, plans: Iterable[_Plan]) -> list[Instruction
     return program.instructions()
 
 
-def _audit_arch(arch: str) -> int:
+def _audit_arch(library: Any, arch: str) -> int:
     """AUDIT_ARCH_*, which libseccomp's numbers are but for x32."""
-    return _SHARED_AUDIT_ARCH.get(arch) or _token(_library(), arch)
+    return _SHARED_AUDIT_ARCH.get(arch) or _token(library, arch)
 
 
 def _patch(what: profile.Profile, plan: _Plan) -> int | None:

@@ -72,9 +72,7 @@ def masked_paths(processors: int) -> tuple[str, ...]:
 
 def capabilities(bits: int, ambient: int = 0) -> Capabilities:
     """The five sets for a mask: inheritable empty (CVE-2022-29162), ambient only where asked."""
-    return Capabilities(
-        bounding=bits, permitted=bits, effective=bits, inheritable=ambient, ambient=ambient
-    )
+    return Capabilities(bounding=bits, permitted=bits, effective=bits, inheritable=ambient, ambient=ambient)
 
 
 def mounts(*, own_network: bool, own_ipc: bool, privileged: bool) -> tuple[Mount, ...]:
@@ -106,9 +104,7 @@ def mounts(*, own_network: bool, own_ipc: bool, privileged: bool) -> tuple[Mount
         mqueue = Mount(destination="/dev/mqueue", kind="bind", source="/dev/mqueue")
         shm = Mount(destination="/dev/shm", kind="bind", source="/dev/shm")
     return (
-        Mount(
-            destination="/proc", kind="proc", source="proc", attributes=("nosuid", "nodev", "noexec")
-        ),
+        Mount(destination="/proc", kind="proc", source="proc", attributes=("nosuid", "nodev", "noexec")),
         sysfs,
         Mount(
             destination="/dev",

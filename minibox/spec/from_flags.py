@@ -55,7 +55,7 @@ def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Option
         time_offsets=_time_offsets(options),
         annotations=tuple(values.pair(text, "--annotation") for text in options.get("annotation", ())),
         privileged=privileged,
-        init="run" if options.get("init") else "",
+        init=_init(options.get("init")),
         preserve_fds=values.integer(options.get("preserve_fds", "0"), "--preserve-fds", 0, 1 << 16),
     )
     if not spec.hostname and spec.is_new("uts"):
@@ -85,6 +85,10 @@ def _root(rootfs: str, options: Options) -> Root:
         layer="direct" if options.get("writable") else "overlay",
         readonly=bool(options.get("read_only")),
     )
+
+
+def _init(value: Any) -> str:
+    return value if isinstance(value, str) else "run" if value else ""
 
 
 # --- the process -------------------------------------------------------------------------------
@@ -392,9 +396,7 @@ def _shared_mounts(spec: Spec, options: Options) -> Spec:
     for name in ("volume", "mount", "tmpfs", "read_only"):
         if options.get(name):
             raise SpecError("--mntns", f"nothing is mounted with {flag}: leave --{name} out")
-    return spec.replace(
-        masked_paths=(), readonly_paths=(), root=spec.root.replace(layer="direct")
-    )
+    return spec.replace(masked_paths=(), readonly_paths=(), root=spec.root.replace(layer="direct"))
 
 
 def with_command(spec: Spec, argv: tuple[str, ...], options: Options) -> Spec:

@@ -70,7 +70,9 @@ def _check_names(spec: Spec) -> None:
         if not spec.is_new(kind):
             raise SpecError(flag, "needs a UTS namespace of the container's own")
         labels = name.split(".")
-        plain = name.isascii() and all(label.replace("-", "a").replace("_", "a").isalnum() for label in labels)
+        plain = name.isascii() and all(
+            label.replace("-", "a").replace("_", "a").isalnum() for label in labels
+        )
         if len(name) > 64 or not plain:
             raise SpecError(flag, f'"{name}" is no host name (64 letters, digits, "-" and "." at most)')
 

@@ -30,7 +30,9 @@ def pool() -> tuple[int, int]:
         first, count = POOL
     taken = [number for number in idmap.account_ids() if first <= number < first + count]
     if taken:
-        raise StateError(f"account id {taken[0]} lies in the pool of ids: give {OWNER} a range in /etc/subuid")
+        raise StateError(
+            f"account id {taken[0]} lies in the pool of ids: give {OWNER} a range in /etc/subuid"
+        )
     if count < RANGE:
         raise StateError(f"the pool of ids has {count}, and a container needs {RANGE}")
     return first, count

@@ -5,6 +5,8 @@
     RUN/containers/ID/lock       held by the container's supervisor for as long as it lives
     RUN/containers/ID/state.json replaced whole (rename), never written in place
     RUN/containers/ID/log        of a detached container
+    RUN/removed/                 directories of containers on their way out: a rename takes one out of the
+                                 list at once, whatever happens during the removal
     DATA/ID/                     its private layer
 
 RUN is /run/minibox for root, else below $XDG_RUNTIME_DIR (or /tmp/minibox-UID); DATA is
@@ -19,10 +21,11 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 
 from minibox import fastjson
 from minibox.errors import KernelError, StateError
-from minibox.kernel import calls
+from minibox.kernel import calls, tree
 from minibox.kernel import consts as c
 from minibox.kernel.host import NO_UPPER, magic_of
 
@@ -37,8 +40,9 @@ class Lock:
 
     __slots__ = ("fd",)
 
-    def __init__(self, path: str) -> None:
-        self.fd = calls.openat(c.AT_FDCWD, path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    def __init__(self, path: str, *, create: bool = False) -> None:
+        flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        self.fd = calls.openat(c.AT_FDCWD, path, flags, 0o600)
 
     def acquire(self, *, wait: bool = True, shared: bool = False) -> bool:
         """Take the lock; False when somebody else has it and `wait` is False."""
@@ -48,6 +52,13 @@ class Lock:
         except BlockingIOError:
             return False
         return True
+
+    def is_at(self, path: str) -> bool:
+        """Whether the file that is locked is still the one at `path`."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.stat(path))
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Let go of it."""
@@ -75,7 +86,7 @@ class Store:
     def prepare(self) -> None:
         """Make what is missing of RUN."""
         make_private(self.run)
-        for name in ("containers", "ids"):
+        for name in ("containers", "ids", "removed"):
             try:
                 os.mkdir(f"{self.run}/{name}", 0o700)
             except FileExistsError:
@@ -83,19 +94,38 @@ class Store:
 
     def lock(self) -> Lock:
         """The store's own lock, to be used in a `with`."""
-        return Lock(f"{self.run}/lock")
+        return Lock(f"{self.run}/lock", create=True)
 
     def directory(self, container: str) -> str:
         """The directory of a container's state."""
         return f"{self.run}/containers/{container}"
 
+    def forget(self, container: str) -> None:
+        """Take a container's directory out of the list, then off the disk."""
+        gone = f"{self.run}/removed/{container}.{os.getpid()}.{time.monotonic_ns()}"
+        try:
+            os.rename(self.directory(container), gone)
+        except FileNotFoundError:
+            return
+        tree.remove(gone)
+
+    def empty_removed(self) -> None:
+        """What a removal that was cut short has left."""
+        for name in os.listdir(f"{self.run}/removed"):
+            tree.remove(f"{self.run}/removed/{name}")
+
     def names(self) -> list[str]:
         """The ids of all containers, in the order in which they were made."""
         try:
-            with os.scandir(f"{self.run}/containers") as entries:
-                found = [(entry.stat().st_ctime_ns, entry.name) for entry in entries]
+            listed = os.listdir(f"{self.run}/containers")
         except FileNotFoundError:
             return []
+        found = []
+        for name in listed:
+            try:
+                found.append((os.stat(self.directory(name)).st_ctime_ns, name))
+            except FileNotFoundError:
+                continue  # removed meanwhile
         return [name for _made, name in sorted(found)]
 
     def exists(self, container: str) -> bool:

@@ -22,13 +22,16 @@ PROFILE: dict[str, Any] = {
 CHECKOUT = Path(__file__).parents[2]
 
 # What architecture.md keeps off the hot verbs, and what only a miss may load.
-FORBIDDEN = """argparse dataclasses typing pathlib subprocess logging re json hashlib struct ctypes pyseccomp
-pyroute2 minibox.seccomp.profile minibox.seccomp.compile minibox.seccomp.default minibox.seccomp.decode
-minibox.seccomp.syscalls""".split()
+FORBIDDEN = ["argparse", "dataclasses", "typing", "pathlib", "subprocess", "logging", "re", "json", "hashlib", "struct", "ctypes", "pyseccomp", "pyroute2", "minibox.seccomp.profile", "minibox.seccomp.compile", "minibox.seccomp.default", "minibox.seccomp.decode", "minibox.seccomp.syscalls"]
 
 
 def load(directory: Path | None, profile: Any = PROFILE, **changes: Any) -> Filter:
-    facts: dict[str, Any] = {"capabilities": 0, "arch": os.uname().machine, "release": "6.1.0", "strict": False}
+    facts: dict[str, Any] = {
+        "capabilities": 0,
+        "arch": os.uname().machine,
+        "release": "6.1.0",
+        "strict": False,
+    }
     return cache.load(profile, cache_dir=str(directory) if directory else None, **{**facts, **changes})
 
 
@@ -107,10 +110,14 @@ def test_another_question_has_another_entry(directory: Path, changes: dict[str, 
 
 
 def test_a_kernel_of_the_same_version_shares_the_entry(directory: Path, no_compiling: None) -> None:
-    assert cache._key(PROFILE, 0, "x86_64", "6.1.0-9", False) == cache._key(PROFILE, 0, "x86_64", "6.1.99", False)
+    assert cache._key(PROFILE, 0, "x86_64", "6.1.0-9", False) == cache._key(
+        PROFILE, 0, "x86_64", "6.1.99", False
+    )
 
 
-def test_a_changed_source_or_library_makes_old_entries_unused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_source_or_library_makes_old_entries_unused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = cache._key(PROFILE, 0, "x86_64", "6.1", False)
     monkeypatch.setattr(cache, "_sources", lambda: iter([b"another text"]))
     assert cache._key(PROFILE, 0, "x86_64", "6.1", False) != before
@@ -216,7 +223,9 @@ def spoil_other_entry(path: Path) -> None:
     path.write_bytes(cache._encode(Filter(b"\x06\0\0\0\0\0\xff\x7f", 0), "0" * 40))
 
 
-@pytest.mark.parametrize("spoil", [value for name, value in sorted(globals().items()) if name.startswith("spoil_")])
+@pytest.mark.parametrize(
+    "spoil", [value for name, value in sorted(globals().items()) if name.startswith("spoil_")]
+)
 def test_an_entry_that_cannot_be_trusted_is_compiled_again(directory: Path, spoil: Any) -> None:
     first = load(directory)
     path = entry_of(directory)
@@ -298,5 +307,7 @@ def test_a_hit_is_cheap_and_imports_nothing(directory: Path) -> None:
     assert set(modules) <= {
         "minibox", "minibox.errors", "minibox.seccomp", "minibox.seccomp.cache", "_blake2", "errno", "os", "__future__",
     }  # fmt: skip
-    print(f"a hit: first {int(first) / 1e6:.3f} ms, best {int(best) / 1e6:.3f} ms, import {int(imported) / 1e6:.3f} ms")
+    print(
+        f"a hit: first {int(first) / 1e6:.3f} ms, best {int(best) / 1e6:.3f} ms, import {int(imported) / 1e6:.3f} ms"
+    )
     assert int(best) < 500_000

@@ -10,6 +10,7 @@ from typing import Any
 import pyseccomp
 import pytest
 
+from minibox.seccomp import compile as compile_module
 from minibox.seccomp import decode, syscalls
 from minibox.seccomp.compile import CompileError, compile_profile
 from minibox.seccomp.profile import OPERATORS, Arg, Profile, ProfileError, Rule, decide, resolve
@@ -23,7 +24,19 @@ X86_64, X86, X32 = "SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"
 
 # Each has a number of its own on x86_64, x32 and i386; two are newer than libseccomp. socket and the like are
 # not among them: on i386 libseccomp makes two rules of one.
-NAMES = ("read", "write", "openat", "ioctl", "prctl", "clone", "kill", "getpid", "personality", "mseal", "statmount")
+NAMES = (
+    "read",
+    "write",
+    "openat",
+    "ioctl",
+    "prctl",
+    "clone",
+    "kill",
+    "getpid",
+    "personality",
+    "mseal",
+    "statmount",
+)
 
 AUDIT = {X86_64: decode.AUDIT_ARCH_X86_64, X86: decode.AUDIT_ARCH_I386, X32: decode.AUDIT_ARCH_X86_64}
 TOKEN = {X86_64: pyseccomp.Arch.X86_64, X86: pyseccomp.Arch.X86, X32: pyseccomp.Arch.X32}
@@ -115,7 +128,7 @@ def test_the_property_is_not_vacuous() -> None:
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-@pytest.mark.parametrize("conflict", [False, True], ids=["by libseccomp", "by the prologue"])
+@pytest.mark.parametrize("conflict", [False, True], ids=["one action", "two actions"])
 @pytest.mark.parametrize("value", [0, 5, 0xFFFFFFFF, 1 << 32, 0x1_0000_5412, (1 << 64) - 1])
 def test_each_operator_at_its_borders(op: str, conflict: bool, value: int) -> None:
     arg = Arg(1, op, value, value & 0xFFFF_FFFF_0000_5412 if op == "SCMP_CMP_MASKED_EQ" else 0)
@@ -163,7 +176,9 @@ def test_other_architectures_are_killed_and_x32_numbers_are_refused(default: int
     for nr in (0, 3, 20, 600):
         for arch in (decode.AUDIT_ARCH_I386, decode.AUDIT_ARCH_AARCH64, 0):
             assert result(bpf, arch, nr) == KILL
-        assert result(bpf, decode.AUDIT_ARCH_X86_64, 0x40000000 + nr) == (ENOSYS if default == EPERM else KILL)
+        assert result(bpf, decode.AUDIT_ARCH_X86_64, 0x40000000 + nr) == (
+            ENOSYS if default == EPERM else KILL
+        )
 
 
 def test_enosys_is_answered_on_each_architecture_above_its_own_numbers() -> None:
@@ -182,10 +197,37 @@ def test_calls_newer_than_libseccomp_are_refused_on_foreign_architectures_too() 
     rules = (Rule(("mseal",), EPERM), Rule(("statmount",), EPERM, (Arg(0, "SCMP_CMP_EQ", 1),)))
     profile = Profile(ALLOW, (X86_64, X86, X32), rules, named=("mseal", "statmount"))
     bpf = compile_profile(profile).bpf
-    for arch, base in ((decode.AUDIT_ARCH_X86_64, 0), (decode.AUDIT_ARCH_I386, 0), (decode.AUDIT_ARCH_X86_64, 1 << 30)):
+    for arch, base in (
+        (decode.AUDIT_ARCH_X86_64, 0),
+        (decode.AUDIT_ARCH_I386, 0),
+        (decode.AUDIT_ARCH_X86_64, 1 << 30),
+    ):
         assert result(bpf, arch, base + 462) == EPERM
         assert result(bpf, arch, base + 457) == ALLOW
         assert result(bpf, arch, base + 457, (1, 0, 0, 0, 0, 0)) == EPERM
+
+
+def test_socketcall_is_no_way_round_the_conditions_of_socket() -> None:
+    rules = (Rule(("socket",), ALLOW, (Arg(0, "SCMP_CMP_EQ", 1),)), Rule(("listen",), ALLOW))
+    profile = Profile(EPERM, (X86_64, X86), rules, named=("socket", "listen"))
+    bpf = compile_profile(profile).bpf
+    i386 = decode.AUDIT_ARCH_I386
+    assert result(bpf, i386, 359, (1, 0, 0, 0, 0, 0)) == ALLOW
+    assert result(bpf, i386, 359, (2, 0, 0, 0, 0, 0)) == EPERM
+    assert result(bpf, i386, 102, (1, 0, 0, 0, 0, 0)) == EPERM
+    assert result(bpf, i386, 363) == ALLOW
+    assert result(bpf, i386, 102, (4, 0, 0, 0, 0, 0)) == ALLOW
+
+
+def test_comparisons_by_order_are_joined_rightly() -> None:
+    """libseccomp 2.5.4 compiles these two rules to a filter that allows 2 as well."""
+    rules = tuple(
+        Rule(("ioctl",), ALLOW, (arg,))
+        for arg in (Arg(0, "SCMP_CMP_LE", 1), Arg(0, "SCMP_CMP_GE", 0x1_0000_0005))
+    )
+    bpf = compile_profile(Profile(EPERM, (X86_64,), rules, named=("ioctl",))).bpf
+    for value, wanted in ((1, ALLOW), (2, EPERM), (0x1_0000_0004, EPERM), (0x1_0000_0005, ALLOW)):
+        assert result(bpf, decode.AUDIT_ARCH_X86_64, 16, (value, 0, 0, 0, 0, 0)) == wanted
 
 
 def test_a_filter_for_another_machine_can_be_compiled() -> None:
@@ -199,19 +241,29 @@ def test_a_filter_for_another_machine_can_be_compiled() -> None:
 
 
 def test_the_prologue_is_right_for_big_endian_machines() -> None:
-    """s390x filters are only written here, not loaded: the upper word of an argument comes first there."""
-    rules = (Rule(("ioctl",), ALLOW), Rule(("ioctl",), EPERM, (Arg(1, "SCMP_CMP_MASKED_EQ", 0xFFFFFFFF, 0x5412),)))
+    """The lower word of an argument comes second there. libseccomp writes such a filter in that byte order."""
+    rules = (
+        Rule(("ioctl",), ALLOW),
+        Rule(("ioctl",), EPERM, (Arg(1, "SCMP_CMP_MASKED_EQ", 0xFFFFFFFF, 0x5412),)),
+    )
     profile = Profile(EPERM, ("SCMP_ARCH_S390X",), rules, named=("ioctl",))
-    lines = decode.disassemble(compile_profile(profile).bpf)
-    at = next(index for index, line in enumerate(lines) if "0x5412" in line)
-    low = "args[1].high" if sys.byteorder == "little" else "args[1].low"
-    assert low in lines[at - 1]
+    plan = compile_module._plan(pyseccomp, profile, "SCMP_ARCH_S390X")
+    prologue = compile_module._prologue(pyseccomp, profile, [plan])
+    at = next(index for index, instruction in enumerate(prologue) if instruction.k == 0x5412)
+    assert prologue[at - 1] == (0x20, 0, 0, 16 + 8 * 1 + 4)
+
+
+def test_a_filter_of_another_byte_order_is_refused() -> None:
+    with pytest.raises(CompileError, match="byte order"):
+        compile_profile(allow("read", architectures=(X86_64, "SCMP_ARCH_S390X")))
 
 
 @pytest.mark.parametrize("rules", [300, 40])
 def test_many_rules_for_one_call_stay_within_reach_of_the_jumps(rules: int) -> None:
     many = tuple(Rule(("ioctl",), EPERM, (Arg(1, "SCMP_CMP_EQ", n * 3),)) for n in range(rules))
-    profile = Profile(EPERM, (X86_64,), (*many, Rule(("ioctl",), ALLOW), Rule(("read",), ALLOW)), named=("ioctl", "read"))
+    profile = Profile(
+        EPERM, (X86_64,), (*many, Rule(("ioctl",), ALLOW), Rule(("read",), ALLOW)), named=("ioctl", "read")
+    )
     bpf = compile_profile(profile).bpf
     for n in range(0, rules, 7):
         for value in (n * 3, n * 3 + 1):
@@ -235,7 +287,11 @@ def test_an_unknown_name_warns_and_with_strict_is_an_error() -> None:
 
 
 def test_flags_are_those_of_the_kernel() -> None:
-    names = ("SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV")
+    names = (
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    )
     assert compile_profile(allow("read", flags=names)).flags == 0b100110
     assert compile_profile(allow("read")).flags == 0
 
@@ -262,6 +318,10 @@ def test_an_oci_profile_compiles_as_it_is_written() -> None:
         "syscalls": [{"names": ["getcwd", "chmod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}],
     }
     bpf = compile_profile(resolve(document, capabilities=0, arch="x86_64", release="6.1")).bpf
-    for arch, nr in ((decode.AUDIT_ARCH_X86_64, 79), (decode.AUDIT_ARCH_I386, 183), (decode.AUDIT_ARCH_I386, 15)):
+    for arch, nr in (
+        (decode.AUDIT_ARCH_X86_64, 79),
+        (decode.AUDIT_ARCH_I386, 183),
+        (decode.AUDIT_ARCH_I386, 15),
+    ):
         assert result(bpf, arch, nr) == ERRNO | errno.EACCES
     assert result(bpf, decode.AUDIT_ARCH_X86_64, 80) == ALLOW

@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from minibox.seccomp import decode
-from minibox.seccomp.decode import Instruction as I  # noqa: E741, N817
+from minibox.seccomp.decode import Instruction as I
 
 ALLOW = decode.SECCOMP_RET_ALLOW
 ERRNO = decode.SECCOMP_RET_ERRNO
@@ -35,9 +35,7 @@ def value_of(*instructions: tuple[int, int, int, int]) -> int:
 
 def test_every_word_of_the_data_is_where_the_kernel_puts_it() -> None:
     args = (0x1111_2222, 0x3333_4444_0000_5555, 2, 3, 4, 0xFFFF_0000_0000_0007)
-    words = (7, X86_64, 0x9ABC, 0x12) + tuple(
-        half for arg in args for half in (arg & 0xFFFFFFFF, arg >> 32)
-    )
+    words = (7, X86_64, 0x9ABC, 0x12) + tuple(half for arg in args for half in (arg & 0xFFFFFFFF, arg >> 32))
     for index, word in enumerate(words):
         bpf = program((0x20, 0, 0, 4 * index), (0x15, 0, 1, word), ALLOWS, (0x06, 0, 0, ERRNO | 1))
         assert decode.evaluate(bpf, X86_64, 7, args, 0x12_0000_9ABC) == (ALLOW, 0), index
@@ -84,7 +82,10 @@ def test_division_by_zero_in_x_kills() -> None:
 
 
 def test_an_action_that_the_kernel_does_not_know_kills() -> None:
-    assert decode.evaluate(program((0x06, 0, 0, 0x12340000)), X86_64, 0) == (decode.SECCOMP_RET_KILL_PROCESS, 0)
+    assert decode.evaluate(program((0x06, 0, 0, 0x12340000)), X86_64, 0) == (
+        decode.SECCOMP_RET_KILL_PROCESS,
+        0,
+    )
 
 
 @pytest.mark.parametrize(

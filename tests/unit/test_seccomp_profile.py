@@ -14,7 +14,9 @@ ALLOW = decode.SECCOMP_RET_ALLOW
 EPERM = decode.SECCOMP_RET_ERRNO | errno.EPERM
 
 
-def read(document: Any, caps: tuple[str, ...] = (), arch: str = "x86_64", release: str = "6.1.0-9-amd64") -> Profile:
+def read(
+    document: Any, caps: tuple[str, ...] = (), arch: str = "x86_64", release: str = "6.1.0-9-amd64"
+) -> Profile:
     mask = sum(1 << CAPABILITIES.index(cap) for cap in caps)
     return resolve(document, capabilities=mask, arch=arch, release=release)
 
@@ -53,7 +55,10 @@ def test_there_are_as_many_capabilities_as_the_kernel_headers_name() -> None:
         ({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": 3}, "/listenerPath"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": []}, "/listenerMetadata"),
         ({"defaultAction": "SCMP_ACT_ALLOW", "archMap": [{"architecture": "x"}]}, "/archMap/0/architecture"),
-        ({"defaultAction": "SCMP_ACT_ALLOW", "archMap": [{"subArchitectures": []}]}, "/archMap/0/architecture"),
+        (
+            {"defaultAction": "SCMP_ACT_ALLOW", "archMap": [{"subArchitectures": []}]},
+            "/archMap/0/architecture",
+        ),
         (
             {
                 "defaultAction": "SCMP_ACT_ALLOW",
@@ -238,7 +243,11 @@ def test_a_rule_with_conditions_goes_before_one_without() -> None:
 def test_two_conditions_on_one_argument_are_alternatives_and_warn() -> None:
     args = [{"index": 0, "value": value, "op": "SCMP_CMP_EQ"} for value in (3, 4)]
     profile = read(with_rule(names=["read"], args=args))
-    assert [decide(profile, "read", (n, 0, 0, 0, 0, 0)).result == ALLOW for n in (2, 3, 4)] == [False, True, True]
+    assert [decide(profile, "read", (n, 0, 0, 0, 0, 0)).result == ALLOW for n in (2, 3, 4)] == [
+        False,
+        True,
+        True,
+    ]
     assert "/syscalls/0/args" in profile.warnings[0]
 
 
