@@ -29,7 +29,7 @@ def _unknown(value: object) -> object:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-_scan = _json.make_scanner(_Options)
+_scan = _json.make_scanner(_Options)  # type: ignore[arg-type]
 _encode = _json.make_encoder(
     None, _unknown, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True
 )

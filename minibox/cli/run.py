@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     try:
         interruptible()
         container = Container.make(store, name, rootfs, command, options, keep=bool(options.get("keep")))
-        say_notes(container.prepared.plan, options)
+        say_notes(container.state["notes"], options)
         try:
             container.start(tracer(options, container.prepared.plan))
         except Interrupted:
@@ -162,10 +162,10 @@ def write_pidfile(options: dict[str, Any], pid: int) -> None:
         os.rename(temporary, path)
 
 
-def say_notes(plan: Plan, options: dict[str, Any]) -> None:
+def say_notes(notes: list[str], options: dict[str, Any]) -> None:
     """What a person should know of the Plan, where a person is likely to read it."""
     if os.isatty(2) or options.get("trace"):
-        for note in plan.notes:
+        for note in notes:
             print(f"minibox: note: {note}", file=sys.stderr)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+import prctl as python_prctl
+
 from minibox import _native
 from minibox.errors import KernelError
 from minibox.kernel import consts as c
@@ -255,9 +257,35 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _checked(result, "capset", hex(effective), hex(permitted), hex(inheritable))
 
 
-def prctl(option: int, *operands: int) -> int:
-    a, b, cc, d = (*operands, 0, 0, 0, 0)[:4]
-    return _checked(lib.mb_prctl(option, a, b, cc, d), "prctl", option, *operands)
+def _prctl(option: str, function: Callable[[Any], Any], value: object) -> Any:
+    """One of the operations that python-prctl has, its failure named as in prctl(2)."""
+    return os_call("prctl", lambda _option, operand: function(operand), option, value)
+
+
+def set_dumpable(value: bool) -> None:
+    _prctl("PR_SET_DUMPABLE", python_prctl.set_dumpable, value)
+
+
+def set_keepcaps(value: bool) -> None:
+    _prctl("PR_SET_KEEPCAPS", python_prctl.set_keepcaps, value)
+
+
+def set_pdeathsig(signal: int) -> None:
+    _prctl("PR_SET_PDEATHSIG", python_prctl.set_pdeathsig, signal)
+
+
+def set_no_new_privs() -> None:
+    _prctl("PR_SET_NO_NEW_PRIVS", python_prctl.set_no_new_privs, 1)
+
+
+def capbset_drop(number: int) -> None:
+    _prctl("PR_CAPBSET_DROP", python_prctl.capbset_drop, number)
+
+
+def raise_ambient(number: int) -> None:
+    """python-prctl has no ambient set: capabilities(7), Linux 4.3."""
+    result = lib.mb_prctl(c.PR_CAP_AMBIENT, c.PR_CAP_AMBIENT_RAISE, number, 0, 0)
+    _checked(result, "prctl", "PR_CAP_AMBIENT", "PR_CAP_AMBIENT_RAISE", number)
 
 
 def setgroups(groups: Sequence[int]) -> None:

@@ -9,6 +9,10 @@ from minibox.kernel import calls, caps, idmap
 from minibox.kernel import consts as c
 from minibox.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: file system magic (statfs(2)) -> the first Linux that mounts it with an id map (mount_setattr(2))
 IDMAPPED_SINCE = {
     0xEF53: (5, 12),  # ext2, ext3, ext4
@@ -102,7 +106,7 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
     own = [one.directory for one in cgroups.v1]
     if cgroups.v2 is not None:
         own.append(cgroups.v2.directory)
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     if euid:
         user = idmap.account_name(euid)
         facts = {
@@ -113,22 +117,20 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
             "newgidmap": idmap.find_tool("newgidmap"),
         }
     staging = next((path for path in ("/tmp", "/run", "/var") if os.path.isdir(path)), "/")
-    return Host(
-        **{
-            "euid": euid,
-            "egid": os.getegid(),
-            "user": "root",
-            "release": tuple(int(number) for number in numbers[:2] if number.isdigit()),
-            "machine": name.machine,
-            "cgroups": cgroups,
-            "cgroup_writable": tuple(path for path in own if detect.writable(path)),
-            "cgroup_base": detect.base(cgroups.v2, is_root=euid == 0),
-            "bounding": caps.bounding_set(),
-            "last_cap": caps.last_known(),
-            "staging": staging,
-            "layers": layers,
-            "layers_type": magic_of(layers) if layers else 0,
-            "root_type": magic_of(rootfs) if rootfs else 0,
-            **facts,
-        }
-    )
+    known: dict[str, Any] = {
+        "euid": euid,
+        "egid": os.getegid(),
+        "user": "root",
+        "release": tuple(int(number) for number in numbers[:2] if number.isdigit()),
+        "machine": name.machine,
+        "cgroups": cgroups,
+        "cgroup_writable": tuple(path for path in own if detect.writable(path)),
+        "cgroup_base": detect.base(cgroups.v2, is_root=euid == 0),
+        "bounding": caps.bounding_set(),
+        "last_cap": caps.last_known(),
+        "staging": staging,
+        "layers": layers,
+        "layers_type": magic_of(layers) if layers else 0,
+        "root_type": magic_of(rootfs) if rootfs else 0,
+    }
+    return Host(**{**known, **facts})

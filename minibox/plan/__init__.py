@@ -1,1 +1,1 @@
-"""The container as a Plan: a linear list of kernel operations that can be printed, run, left out, compared."""
+"""The container as a Plan: a list of kernel operations to print, run, leave out of, compare."""

@@ -817,7 +817,11 @@ class _Compiler:
         # may refuse close_range; they are only marked, and close at execve.
         self.add(
             "process.prepare", "child",
-            ops.PrepareProgram(argv=() if self.spec.init == "pause" else process.argv, env=process.env, init=self._init_mode()),
+            ops.PrepareProgram(
+                argv=() if self.spec.init == "pause" else process.argv,
+                env=process.env,
+                init=self._init_mode(),
+            ),
             *self._prepare_reason(),
         )  # fmt: skip
         self.add(

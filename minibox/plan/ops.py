@@ -144,8 +144,9 @@ class CgroupWrite(Op):
     def describe(self) -> str:
         return f'write("{self.directory}/{self.file}", "{self.value}")'
 
-    def perform(self, ctx: Context) -> None:
+    def perform(self, ctx: Context) -> str | None:
         calls.write_file(f"{self.directory}/{self.file}", self.value)
+        return None
 
 
 class LimitSwap(CgroupWrite):
@@ -417,7 +418,7 @@ class SetDumpable(Op):
         return "prctl(PR_SET_DUMPABLE, 0)"
 
     def perform(self, ctx: Context) -> None:
-        calls.prctl(c.PR_SET_DUMPABLE, 0)
+        calls.set_dumpable(False)
 
 
 class EnterCgroup(Op):
@@ -595,8 +596,13 @@ class MountOverlay(Op):
     user_xattr: bool  # overlayfs's own marks as user.* attributes: what a user namespace may write
 
     def perform(self, ctx: Context) -> None:
-        options = (f"lowerdir={self.lower}", f"upperdir={self.upper}", f"workdir={self.work}")
-        options += ("userxattr",) if self.user_xattr else ()
+        options: tuple[str, ...] = (
+            f"lowerdir={self.lower}",
+            f"upperdir={self.upper}",
+            f"workdir={self.work}",
+        )
+        if self.user_xattr:
+            options += ("userxattr",)
         root = _new_mount("overlay", options, attribute_bits(self.attributes))
         calls.move_mount(root, ctx.fd("staging"), "root")
         ctx.fds["root"] = root
@@ -1041,7 +1047,7 @@ class DropBounding(Op):
     def perform(self, ctx: Context) -> None:
         for bit in range(self.last + 1):
             if not self.keep >> bit & 1:
-                calls.prctl(c.PR_CAPBSET_DROP, bit)
+                calls.capbset_drop(bit)
 
 
 class KeepCapabilities(Op):
@@ -1053,7 +1059,7 @@ class KeepCapabilities(Op):
         return "prctl(PR_SET_KEEPCAPS, 1)"
 
     def perform(self, ctx: Context) -> None:
-        calls.prctl(c.PR_SET_KEEPCAPS, 1)
+        calls.set_keepcaps(True)
 
 
 class SetIds(Op):
@@ -1106,7 +1112,7 @@ class RaiseAmbient(Op):
     def perform(self, ctx: Context) -> None:
         for bit in range(len(caps.NAMES)):
             if self.mask >> bit & 1:
-                calls.prctl(c.PR_CAP_AMBIENT, c.PR_CAP_AMBIENT_RAISE, bit)
+                calls.raise_ambient(bit)
 
 
 class SetDeathSignal(Op):
@@ -1122,7 +1128,7 @@ class SetDeathSignal(Op):
         return "prctl(PR_SET_PDEATHSIG, SIGKILL)"
 
     def perform(self, ctx: Context) -> None:
-        calls.prctl(c.PR_SET_PDEATHSIG, c.SIGNALS["KILL"])
+        calls.set_pdeathsig(c.SIGNALS["KILL"])
 
 
 class PrepareProgram(Op):
@@ -1165,7 +1171,7 @@ class SetNoNewPrivs(Op):
         return "prctl(PR_SET_NO_NEW_PRIVS, 1)"
 
     def perform(self, ctx: Context) -> None:
-        calls.prctl(c.PR_SET_NO_NEW_PRIVS, 1)
+        calls.set_no_new_privs()
 
 
 class CloseDescriptors(Op):

@@ -79,7 +79,9 @@ def _report(number: int, step: Step, total: int, ctx: Context, error: BaseExcept
     failure = failed(number, step, total, error)
     if step.op.SYSCALL == "execve":
         failure.exit_code = NOT_FOUND if failure.errno in (2, 20) else CANNOT_RUN
-        if (failure.errno == 2 and isinstance(error, KernelError)) or (failure.errno == 8 and isinstance(error, KernelError)):
+        if (failure.errno == 2 and isinstance(error, KernelError)) or (
+            failure.errno == 8 and isinstance(error, KernelError)
+        ):
             _look_closer(failure, str(error.operands[0]))
     try:
         ctx.send({"error": failure.to_json()})

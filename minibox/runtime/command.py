@@ -37,7 +37,7 @@ class Command:
             plan = edit.leave_out(self.prepared.plan, ("process.death-signal",))
             self.prepared = self.prepared.replace(plan=plan)
         self.ctx = Context()
-        self.ctx.filters = prepare.filters(self.prepared)
+        prepare.load_filter(self.prepared, self.ctx)
 
     def start(self, tracer: Tracer | None = None) -> None:
         """Enter the container and run the command.  Raises StepError."""

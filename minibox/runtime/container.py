@@ -83,7 +83,7 @@ class Container:
 
                     prepared = prepared.replace(plan=edit.leave_out(prepared.plan, leave_out))
                 made = cls(store, prepared, lock, keep=keep)
-                made.ctx.filters = prepare.filters(prepared)
+                made.state["notes"] += prepare.load_filter(prepared, made.ctx)
                 made.write()
             except BaseException:
                 lock.close()
@@ -180,8 +180,8 @@ class Container:
 
 def init_image(prepared: Prepared) -> bytes:
     """The static minibox-init, when the Plan runs it.  Raises KernelError when it was not built."""
-    plan = prepared.plan
-    if "process.prepare" in plan and getattr(plan["process.prepare"].op, "init", ""):
+    operations = (step.op for step in prepared.plan)
+    if any(isinstance(op, ops.PrepareProgram) and op.init for op in operations):
         with open(INIT_IMAGE, "rb") as file:
             return file.read()
     return b""

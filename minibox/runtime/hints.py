@@ -42,110 +42,150 @@ def _operand(name: str, value: str) -> Fact:
 NO_USERNS = "user namespaces are forbidden here"
 TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     (
-        "Clone", (EPERM, ENOSPC), _setting("/proc/sys/user/max_user_namespaces", "0"),
+        "Clone",
+        (EPERM, ENOSPC),
+        _setting("/proc/sys/user/max_user_namespaces", "0"),
         f"{NO_USERNS}: sysctl -w user.max_user_namespaces=15000",
     ),
     (
-        "Clone", (EPERM,), _setting("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+        "Clone",
+        (EPERM,),
+        _setting("/proc/sys/kernel/unprivileged_userns_clone", "0"),
         f"{NO_USERNS} to ordinary users: sysctl -w kernel.unprivileged_userns_clone=1",
     ),
     ("Clone", (ENOSPC, EUSERS), _always, "too many namespaces: see /proc/sys/user/max_*_namespaces"),
     (
-        "Clone", (EPERM,), _rootless,
+        "Clone",
+        (EPERM,),
+        _rootless,
         f"{NO_USERNS} to ordinary users, perhaps by a container or a sandbox around this one",
     ),
     ("Clone", (EAGAIN,), _always, "too many processes: see ulimit -u and pids.max of the cgroup"),
     (
-        "Clone", (16,), _always,
+        "Clone",
+        (16,),
+        _always,
         "the cgroup has controllers for its children and so takes no process itself: see cgroups(7)",
     ),
     (
-        "WriteIdMap", (EPERM,), lambda step, _host: bool(getattr(step.op, "tool", "")),
+        "WriteIdMap",
+        (EPERM,),
+        lambda step, _host: bool(getattr(step.op, "tool", "")),
         "the ranges must be the caller's in /etc/subuid and /etc/subgid, and newuidmap set-uid root",
     ),
     (
-        "WriteIdMap", (EPERM,), _rootless,
+        "WriteIdMap",
+        (EPERM,),
+        _rootless,
         "an ordinary user maps its own id alone, or ranges of /etc/subuid: leave --uidmap out",
     ),
     (
-        "OpenProc", (EPERM,), _always,
-        "a fresh /proc needs every part of the caller's own /proc to be visible; in a container some is "
-        "masked: run that container with --security-opt systempaths=unconfined",
+        "OpenProc",
+        (EPERM,),
+        _always,
+        (
+            "a fresh /proc needs the caller's own to be visible whole; inside a container some of it is masked: "
+            "run that one with --security-opt systempaths=unconfined"
+        ),
     ),
     (
-        "MountFs", (EPERM,), _operand("kind", "sysfs"),
+        "MountFs",
+        (EPERM,),
+        _operand("kind", "sysfs"),
         "sysfs belongs to the network namespace: its user namespace has to be shared too",
     ),
     (
-        "SetPropagation", (EACCES, EPERM), _setting(
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"
-        ),
+        "SetPropagation",
+        (EACCES, EPERM),
+        _setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
         "AppArmor restricts user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
     ),
     (
-        "AttachProc", (ELOOP, ENOTDIR, 18), _always,
+        "AttachProc",
+        (ELOOP, ENOTDIR, 18),
+        _always,
         "/proc must be mounted on ordinary directory: the root has something else there",
     ),
     (
-        "MountFs", (ELOOP, ENOTDIR, 18), _operand("destination", "/sys"),
+        "MountFs",
+        (ELOOP, ENOTDIR, 18),
+        _operand("destination", "/sys"),
         "/sys must be mounted on ordinary directory: the root has something else there",
     ),
     (
-        "Bind", (ELOOP, ENOTDIR, 18), _operand("destination", "/sys"),
+        "Bind",
+        (ELOOP, ENOTDIR, 18),
+        _operand("destination", "/sys"),
         "/sys must be mounted on ordinary directory: the root has something else there",
     ),
     (
-        "MountOverlay", (EINVAL,), _always,
+        "MountOverlay",
+        (EINVAL,),
+        _always,
         "overlayfs cannot use these directories: see dmesg, or choose others with --data-root",
     ),
     (
-        "IdmapTree", (EINVAL, EPERM), _always,
+        "IdmapTree",
+        (EINVAL, EPERM),
+        _always,
         "this file system, or this kernel, shows no mount through an id map",
     ),
     ("OpenTree", (EACCES,), _rootless, "the caller itself may not look there"),
     (
-        "OpenTree", (EINVAL,), _rootless,
+        "OpenTree",
+        (EINVAL,),
+        _rootless,
         "mounts below it are locked by the caller's own sandbox and cannot be taken apart",
     ),
     (
-        "Bind", (EEXIST, ENOTDIR, ENOENT), _always,
+        "Bind",
+        (EEXIST, ENOTDIR, ENOENT),
+        _always,
         "the destination is a dangling link, or goes through a file",
     ),
     (
-        "Bind", (EACCES, EROFS, EPERM), _always,
+        "Bind",
+        (EACCES, EROFS, EPERM),
+        _always,
         "the mount point cannot be made in the root: make it there beforehand",
     ),
-    ("CgroupCreate", (EACCES, EPERM), _always, "no permission to make cgroups here: run as root, or delegate"),
+    ("CgroupCreate", (EACCES, EPERM), _always, "no permission to make cgroups here: run as root"),
     (
-        "CgroupWrite", (16,), _always,
+        "CgroupWrite",
+        (16,),
+        _always,
         "the group above has processes of its own, so it cannot hand controllers down: see cgroups(7)",
     ),
-    ("CgroupWrite", (EINVAL, 34), _always, "the kernel refuses this value; see the limits of the group above"),
-    ("SetRlimit", (EPERM,), _always, "above the caller's own hard limit (ulimit -H), without CAP_SYS_RESOURCE"),
+    ("CgroupWrite", (EINVAL, 34), _always, "the kernel refuses this value: see the group above"),
+    ("SetRlimit", (EPERM,), _always, "above the caller's own hard limit: see ulimit -H"),
     (
-        "SetIds", (EINVAL,), _always,
+        "SetIds",
+        (EINVAL,),
+        _always,
         "the id is not mapped into the container: an ordinary user without a range in /etc/subuid has one id",
     ),
     (
-        "SetIds", (EPERM,), _rootless,
+        "SetIds",
+        (EPERM,),
+        _rootless,
         "supplementary groups need a range in /etc/subgid for the calling user",
     ),
-    (
-        "SetOomScore", (EACCES, EPERM), _always, "less than the caller's own score needs CAP_SYS_RESOURCE"
-    ),
+    ("SetOomScore", (EACCES, EPERM), _always, "less than the caller's own score needs CAP_SYS_RESOURCE"),
     ("MakeLayer", (ENOSPC, EDQUOT), _always, "the disk is full: choose another place with --data-root"),
     ("CopyRoot", (ENOSPC, EDQUOT), _always, "the disk is full: choose another place with --data-root"),
     ("SetSysctl", (ENOENT,), _always, "this kernel has no such setting"),
     ("SetSysctl", (EACCES, EPERM), _always, "not a setting of a namespace that the container owns"),
     ("LoadSeccomp", (EINVAL,), _always, "the kernel does not know an action or flag of the profile"),
     (
-        "Execute", (EACCES,), _always,
+        "Execute",
+        (EACCES,),
+        _always,
         "the file is not executable for this user, is a directory, or lies on a noexec mount",
     ),
     ("Execute", (E2BIG,), _always, "the arguments and the environment together are too long"),
     ("Execute", (EPERM,), _always, "is execve in the seccomp profile?"),
     ("Execute", (ENOENT,), _always, "is the program in the root? its PATH is the container's"),
-)  # fmt: skip
+)
 
 
 def find(error: StepError, step: Step | None, host: Host) -> str:

@@ -93,7 +93,9 @@ def detach(
 def _tell(answer: bytes) -> None:
     if answer == b"started":
         return
-    data = fastjson.loads(answer.decode()) if answer else {"text": "the monitor was killed"}
+    data: dict[str, Any] = {"text": "the monitor was killed"}
+    if answer:
+        data = fastjson.loads(answer.decode())
     if "step" in data:
         raise StepError.from_json(data["step"])
     error = MiniboxError(data["text"])

@@ -12,6 +12,7 @@ from minibox.errors import KernelError, SpecError
 from minibox.kernel import calls, host, idmap
 from minibox.kernel import consts as c
 from minibox.kernel.idmap import IdMap
+from minibox.plan import ops
 from minibox.plan.compile import compile, compile_exec
 from minibox.record import Record
 from minibox.runtime import live
@@ -22,6 +23,7 @@ from minibox.store import ids
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from minibox.kernel.host import Host
+    from minibox.plan.context import Context
     from minibox.plan.model import Plan
     from minibox.spec.from_flags import Options
     from minibox.spec.model import Spec
@@ -76,20 +78,23 @@ def command(store: Store, spec: Spec, pid: int, groups: tuple[str, ...]) -> Prep
     return Prepared(spec=spec, host=facts, plan=plan)
 
 
-def filters(prepared: Prepared) -> dict[str, tuple[bytes, int]]:
-    """The compiled seccomp filter under the name that the Plan's step has for it."""
-    spec, facts = prepared.spec, prepared.host
-    steps = [step for step in prepared.plan if step.id == "seccomp.load"]
-    if not steps:
-        return {}
+def load_filter(prepared: Prepared, ctx: Context) -> tuple[str, ...]:
+    """Put the compiled seccomp filter where the Plan's step looks for it; what it lacks, as notes."""
+    operations = [step.op for step in prepared.plan]
+    loads = [op for op in operations if isinstance(op, ops.LoadSeccomp)]
+    if not loads:
+        return ()
+    kept = [op.keep for op in operations if isinstance(op, ops.DropBounding)]
+    facts = prepared.host
     found = cache.load(
-        spec.seccomp,
-        capabilities=prepared.plan["caps.bounding"].op.keep if "caps.bounding" in prepared.plan else 0,
+        prepared.spec.seccomp,
+        capabilities=kept[0] if kept else 0,
         arch=facts.machine,
         release=".".join(map(str, facts.release)),
         cache_dir=cache_directory(),
     )
-    return {steps[0].op.profile: (found.bpf, found.flags)}
+    ctx.filters = {loads[0].profile: (found.bpf, found.flags)}
+    return tuple(f"seccomp: {warning}" for warning in found.warnings)
 
 
 def cache_directory() -> str:
@@ -106,7 +111,8 @@ def check_root(rootfs: str, argv: tuple[str, ...]) -> None:
         fd = calls.openat(c.AT_FDCWD, rootfs, os.O_RDONLY | os.O_DIRECTORY)
     except KernelError as error:
         reasons = {2: "does not exist", 20: "is not a directory", 13: "may not be read by this user"}
-        raise SpecError("ROOTFS", f"{rootfs} {reasons.get(error.errno, error.strerror)}") from None
+        reason = reasons.get(error.errno or 0, os.strerror(error.errno or 0))
+        raise SpecError("ROOTFS", f"{rootfs} {reason}") from None
     try:
         if argv and argv[0].startswith("/") and _exists(fd, argv[0].lstrip("/")):
             return

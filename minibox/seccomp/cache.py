@@ -201,7 +201,8 @@ def _open_directory(path: str) -> int:
         mode = f"{status.st_mode & 0o7777:04o}"
         raise CacheError(
             f"the seccomp cache {path} belongs to uid {status.st_uid} with mode {mode}: it must be "
-            f"writable by uid {os.geteuid()} alone, who loads filters from it. Remove it, or chown and chmod 0700 it"
+            f"writable by uid {os.geteuid()} alone, who loads filters from it. "
+            "Remove it, or chown and chmod 0700 it"
         )
     return descriptor
 

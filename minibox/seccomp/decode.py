@@ -120,8 +120,8 @@ def unpack(bpf: bytes) -> tuple[Instruction, ...]:
 def _check_memory(program: tuple[Instruction, ...]) -> None:
     """Raise BPFError where a memory word may be read that no store filled, on any way to it.
 
-    All jumps go forward, so that one pass in order sees every way: a word is filled at an instruction when
-    it is at all those that lead to it (check_load_and_stores() in net/core/filter.c).
+    All jumps go forward, so that one pass in order sees every way: a word is filled at an instruction
+    when it is at all those that lead to it (check_load_and_stores() in net/core/filter.c).
     """
     everything = (1 << _MEMORY_WORDS) - 1
     filled_at = [everything] * (len(program) + 1)

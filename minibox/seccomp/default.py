@@ -211,21 +211,20 @@ _ALLOWED = [
     _group(
         "The same calls under the names that 32-bit machines have for them (wide ids, offsets and "
         "times), for those where they are the native ones.",
-        """_llseek _newselect chown32 fchown32 lchown32 fadvise64_64 arm_fadvise64_64
-        arm_sync_file_range sync_file_range2 fcntl64 fstat64 fstatat64 stat64 lstat64
-        statfs64 fstatfs64 truncate64 ftruncate64 sendfile64 mmap2 getuid32 geteuid32
-        getgid32 getegid32 getgroups32 getresuid32 getresgid32 setuid32 setgid32
-        setreuid32 setregid32 setresuid32 setresgid32 setfsuid32 setfsgid32 setgroups32
-        ugetrlimit send recv waitpid sigprocmask sigreturn clock_adjtime64
-        clock_getres_time64 clock_gettime64 clock_nanosleep_time64 futex_time64
-        io_pgetevents_time64 mq_timedreceive_time64 mq_timedsend_time64 ppoll_time64
-        pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
+        """_llseek _newselect chown32 fchown32 lchown32 fadvise64_64 fcntl64 fstat64 fstatat64
+        stat64 lstat64 statfs64 fstatfs64 truncate64 ftruncate64 sendfile64 mmap2
+        getuid32 geteuid32 getgid32 getegid32 getgroups32 getresuid32 getresgid32
+        setuid32 setgid32 setreuid32 setregid32 setresuid32 setresgid32 setfsuid32
+        setfsgid32 setgroups32 ugetrlimit send recv waitpid sigprocmask sigreturn
+        clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64
+        futex_time64 io_pgetevents_time64 mq_timedreceive_time64 mq_timedsend_time64
+        ppoll_time64 pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
         sched_rr_get_interval_time64 semtimedop_time64 timer_gettime64 timer_settime64
         timerfd_gettime64 timerfd_settime64 utimensat_time64""",
     ),
     _group(
-        "ARM's own helpers for threads and self-modifying code.",
-        "breakpoint cacheflush set_tls",
+        "ARM's own helpers for threads and self-modifying code, and its order of wide arguments.",
+        "breakpoint cacheflush set_tls arm_fadvise64_64 arm_sync_file_range sync_file_range2",
         arches=("arm",),
     ),
     _group("RISC-V: flush code that was just written, and ask what the processor can do.",
@@ -381,7 +380,7 @@ DIFFERENCES = (
     (
         "socket",
         "",
-        "families are listed, not excepted; AF_PACKET takes CAP_NET_ADMIN; upper halves count for nothing",
+        "families are listed; AF_PACKET takes CAP_NET_ADMIN too; upper halves count for nothing",
     ),
     ("socketpair", "", "only AF_UNIX has pairs worth having; other families would load a module"),
     ("modify_ldt", "", "serves 16-bit and 32-bit code, which the filter refuses"),

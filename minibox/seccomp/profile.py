@@ -218,11 +218,13 @@ def rules_by_name(profile: Profile) -> dict[str, list[Rule]]:
     for rule in profile.rules:
         for name in rule.names:
             found.setdefault(name, []).append(rule)
-    for rules in found.values():
-        rules.sort(key=lambda rule: (not rule.args, strictness(rule.action)))
-        first = next((index for index, rule in enumerate(rules) if not rule.args), len(rules))
-        del rules[first + 1 :]
-    return found
+    return {name: _in_order(rules) for name, rules in found.items()}
+
+
+def _in_order(rules: list[Rule]) -> list[Rule]:
+    rules = sorted(rules, key=lambda rule: (not rule.args, strictness(rule.action)))
+    first = next((index for index, rule in enumerate(rules) if not rule.args), len(rules))
+    return rules[: first + 1]
 
 
 def decide(profile: Profile, name: str, args: tuple[int, ...] = (0, 0, 0, 0, 0, 0)) -> Decision:
@@ -231,7 +233,7 @@ def decide(profile: Profile, name: str, args: tuple[int, ...] = (0, 0, 0, 0, 0, 
     This is the profile as written, for its own architectures and for names that it knows. The compiled
     filter answers ENOSYS for numbers above those named, and refuses other architectures.
     """
-    for rule in rules_by_name(profile).get(name, ()):
+    for rule in _in_order([rule for rule in profile.rules if name in rule.names]):
         if all(arg.holds(args) for arg in rule.args):
             return Decision(rule.action, rule)
     return Decision(profile.default, None)

@@ -98,7 +98,7 @@ def mounts(*, own_network: bool, own_ipc: bool, privileged: bool) -> tuple[Mount
         kind="tmpfs",
         source="shm",
         attributes=("nosuid", "nodev", "noexec"),
-        data=("mode=1777", "size=67108864"),
+        data=("mode=1777", "size=67108864", "nr_inodes=65536"),
     )
     if not own_ipc:
         mqueue = Mount(destination="/dev/mqueue", kind="bind", source="/dev/mqueue")

@@ -18,6 +18,7 @@ from minibox.spec.model import (
     Namespace,
     Process,
     Resources,
+    Rlimit,
     Root,
     Spec,
 )
@@ -167,7 +168,7 @@ def _env_lines(path: str) -> list[tuple[str, str]]:
     ]
 
 
-def _rlimits(options: Options) -> tuple[values.Rlimit, ...]:
+def _rlimits(options: Options) -> tuple[Rlimit, ...]:
     limits = {one.kind: one for one in defaults.RLIMITS}
     for text in options.get("ulimit", ()):
         one = values.rlimit(text, "--ulimit")

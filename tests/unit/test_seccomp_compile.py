@@ -1,4 +1,5 @@
-"""Compiled filters do what the profile says: for every number, on every architecture, for awkward arguments."""
+"""Compiled filters do what the profile says: for every number, on every architecture, for awkward
+arguments."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ ENOSYS = ERRNO | errno.ENOSYS
 KILL = decode.SECCOMP_RET_KILL_PROCESS
 X86_64, X86, X32 = "SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"
 
-# Each has a number of its own on x86_64, x32 and i386; two are newer than libseccomp. socket and the like are
-# not among them: on i386 libseccomp makes two rules of one.
+# Each has a number of its own on x86_64, x32 and i386; two are newer than libseccomp. socket and the
+# like are not among them: on i386 libseccomp makes two rules of one.
 NAMES = (
     "read",
     "write",
@@ -241,7 +242,8 @@ def test_a_filter_for_another_machine_can_be_compiled() -> None:
 
 
 def test_the_prologue_is_right_for_big_endian_machines() -> None:
-    """The lower word of an argument comes second there. libseccomp writes such a filter in that byte order."""
+    """The lower word of an argument comes second there. libseccomp writes such a filter in that
+    byte order."""
     rules = (
         Rule(("ioctl",), ALLOW),
         Rule(("ioctl",), EPERM, (Arg(1, "SCMP_CMP_MASKED_EQ", 0xFFFFFFFF, 0x5412),)),

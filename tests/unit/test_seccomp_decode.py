@@ -44,8 +44,8 @@ def test_every_word_of_the_data_is_where_the_kernel_puts_it() -> None:
 @pytest.mark.parametrize(
     ("code", "a", "k", "expected"),
     [
-        (0x04, 5, 7, 12), (0x14, 5, 7, 0xFFFE), (0x24, 5, 7, 35), (0x34, 36, 7, 5), (0x44, 0b1010, 0b0110, 0b1110),
-        (0x54, 0b1010, 0b0110, 0b0010), (0xA4, 0b1010, 0b0110, 0b1100), (0x64, 3, 4, 48), (0x74, 48, 4, 3),
+        (0x04, 5, 7, 12), (0x14, 5, 7, 0xFFFE), (0x24, 5, 7, 35), (0x34, 36, 7, 5),
+        (0x44, 0b1010, 0b0110, 0b1110), (0x54, 0b1010, 0b0110, 0b0010), (0xA4, 0b1010, 0b0110, 0b1100), (0x64, 3, 4, 48), (0x74, 48, 4, 3),
         (0x84, 1, 0, 0xFFFF),
     ],
 )  # fmt: skip
@@ -144,7 +144,8 @@ def seccomp_check(bpf: bytes) -> int:
 
 def test_a_filter_reads_as_words() -> None:
     bpf = program(
-        (0x20, 0, 0, 4), (0x15, 1, 0, X86_64), (0x06, 0, 0, 0x80000000), (0x20, 0, 0, 24), (0x54, 0, 0, 0xFFFFFFFF),
+        (0x20, 0, 0, 4), (0x15, 1, 0, X86_64), (0x06, 0, 0, 0x80000000), (0x20, 0, 0, 24),
+        (0x54, 0, 0, 0xFFFFFFFF),
         (0x15, 0, 1, 0x5412), (0x06, 0, 0, ERRNO | errno.EPERM), (0x20, 0, 0, 28), (0x25, 1, 2, 3),
         (0x05, 0, 0, 0), ALLOWS, (0x06, 0, 0, 0x7FF00007),
     )  # fmt: skip

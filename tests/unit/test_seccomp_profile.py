@@ -1,4 +1,5 @@
-"""Profiles: what is refused with which pointer, what the conditionals of Docker's format mean, what a rule means."""
+"""Profiles: what is refused with which pointer, what the conditionals of Docker's format mean, what a
+rule means."""
 
 from __future__ import annotations
 

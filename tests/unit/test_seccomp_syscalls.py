@@ -1,4 +1,5 @@
-"""The number tables agree with libseccomp where it knows a call, and with the kernel's list where it does not."""
+"""The number tables agree with libseccomp where it knows a call, and with the kernel's list where it
+does not."""
 
 from __future__ import annotations
 
