@@ -83,8 +83,8 @@ def copy(source: str, target: str, uid_maps: Maps, gid_maps: Maps) -> int:
     """Copy the tree `source` into the existing directory `target`; the number of files.
 
     Owners become those that the maps give, and "nobody" where an owner has no place in them, as an id
-    map would show it; without maps they are not changed.  Modes, times, links and user attributes are kept; devices,
-    sockets and fifos are left out: a root has no use for the host's.  Raises KernelError.
+    map would show it; without maps they are not changed.  Modes, times, links and user attributes are
+    kept; devices, sockets and fifos are left out: a root has no use for the host's.  Raises KernelError.
     """
     from_fd = calls.openat(c.AT_FDCWD, source, os.O_RDONLY | os.O_DIRECTORY)
     to_fd = calls.openat(c.AT_FDCWD, target, DIRECTORY)
@@ -161,6 +161,9 @@ def _copy_status(from_fd: int, to_fd: int, uid_maps: Maps, gid_maps: Maps) -> No
     owner = _owner(status, uid_maps, gid_maps)
     if owner:
         calls.os_call("fchown", os.fchown, to_fd, *owner)
+    for name in os.listxattr(from_fd):
+        if name.startswith("user."):
+            calls.os_call("fsetxattr", os.setxattr, to_fd, name, os.getxattr(from_fd, name))
     os.fchmod(to_fd, stat.S_IMODE(status.st_mode))
     os.utime(to_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 

@@ -84,7 +84,7 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         (EPERM,),
         _always,
         (
-            "a fresh /proc needs the caller's own to be visible whole; inside a container some of it is masked: "
+            "a fresh /proc needs the caller's own to be visible whole; in a container some is masked: "
             "run that one with --security-opt systempaths=unconfined"
         ),
     ),
