@@ -177,15 +177,27 @@ class Sandbox:
         self.name: str = flags.pop("name", None) or _new_id()
         self._store = Store()
         flags["init"] = "pause"
+        # The death signal follows the thread that cloned, which may end before this process does: PID 1
+        # ends when its stdin does instead, whose other end is kept here.
         self._container: Container | None = Container.make(
-            self._store, self.name, os.fspath(rootfs), ("pause",), flags
+            self._store,
+            self.name,
+            os.fspath(rootfs),
+            ("pause",),
+            flags,
+            leave_out=("process.death-signal",),
         )
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        reading, self._lifeline = os.pipe()
+        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            self._container.ctx.streams = {0: null, 1: null, 2: null}
+            self._container.ctx.streams = {0: reading, 1: null, 2: null}
             self._container.start()
+        except BaseException:
+            os.close(self._lifeline)
+            raise
         finally:
             os.close(null)
+            os.close(reading)
 
     @property
     def pid(self) -> int:
@@ -239,6 +251,7 @@ class Sandbox:
             attendant = container.attendant()
             attendant.kill()
             container.finish(attendant.run())
+            os.close(self._lifeline)
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
  *
  *     minibox-init run FD PROGRAM [ARG...]    start PROGRAM, pass signals on, reap, end as it ended
  *     minibox-init exec FD PROGRAM [ARG...]   become PROGRAM
- *     minibox-init pause FD                   reap until told to end
+ *     minibox-init pause FD                   reap until stdin ends, or a signal says so
  *
  * PROGRAM is looked up in PATH when it has no slash.  FD is the runtime's error channel: when
  * PROGRAM cannot be run, its errno and the path tried are written there as "ERRNO PATH"; it is
@@ -15,10 +15,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,6 +72,28 @@ static int become(int channel, char **argv)
     return error == ENOENT || error == ENOTDIR ? 127 : 126;
 }
 
+/* stdin is a pipe that the runtime holds open for as long as it lives. */
+static int pause_until_told(const sigset_t *all)
+{
+    struct pollfd sources[2] = {{.fd = 0, .events = POLLIN}, {.events = POLLIN}};
+    struct signalfd_siginfo info;
+    char byte;
+    sources[1].fd = signalfd(-1, all, SFD_CLOEXEC);
+    for (;;) {
+        if (poll(sources, 2, -1) < 0)
+            continue;
+        if (sources[0].revents && read(0, &byte, 1) <= 0)
+            return 0;
+        if (!(sources[1].revents & POLLIN) || read(sources[1].fd, &info, sizeof info) != sizeof info)
+            continue;
+        int number = (int)info.ssi_signo;
+        if (number == SIGTERM || number == SIGINT || number == SIGHUP || number == SIGQUIT)
+            return 128 + number;
+        while (waitpid(-1, NULL, WNOHANG) > 0)
+            ;
+    }
+}
+
 /* The first child's status is ours.  Whoever else lost its parent is reaped. */
 static int supervise(pid_t first, const sigset_t *all)
 {
@@ -79,10 +103,7 @@ static int supervise(pid_t first, const sigset_t *all)
         if (number < 0)
             continue;
         if (number != SIGCHLD) {
-            if (first > 0)
-                kill(first, number);
-            else if (number == SIGTERM || number == SIGINT || number == SIGHUP || number == SIGQUIT)
-                return 128 + number;
+            kill(first, number);
             continue;
         }
         int status;
@@ -111,7 +132,7 @@ int main(int argc, char **argv)
     sigprocmask(SIG_SETMASK, &all, NULL);
     if (!strcmp(mode, "pause")) {
         close(channel);
-        return supervise(0, &all);
+        return pause_until_told(&all);
     }
     if (strcmp(mode, "run") || argc < 4)
         return 125;

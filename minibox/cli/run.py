@@ -11,7 +11,7 @@ from minibox.cli import flags
 from minibox.errors import UsageError
 from minibox.runtime import attend
 from minibox.runtime.container import Container
-from minibox.spec import values
+from minibox.spec import from_flags, values
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -56,6 +56,7 @@ def run(argv: list[str]) -> int:
     try:
         interruptible()
         container = Container.make(store, name, rootfs, command, options, keep=bool(options.get("keep")))
+        container.adopt_orphans()
         say_notes(container.state["notes"], options)
         try:
             container.start(tracer(options, container.prepared.plan))
@@ -109,6 +110,7 @@ def _detached(
     monitor.detach(
         lambda: Container.make(store, name, rootfs, command, options, keep=keep),
         timeout=timeout,
+        preserved=from_flags.preserved(options),
         pidfile=lambda pid: write_pidfile(options, pid),
     )
     print(name)

@@ -266,6 +266,10 @@ def set_dumpable(value: bool) -> None:
     _prctl("PR_SET_DUMPABLE", python_prctl.set_dumpable, value)
 
 
+def set_child_subreaper(value: bool) -> None:
+    _prctl("PR_SET_CHILD_SUBREAPER", python_prctl.set_child_subreaper, value)
+
+
 def set_keepcaps(value: bool) -> None:
     _prctl("PR_SET_KEEPCAPS", python_prctl.set_keepcaps, value)
 

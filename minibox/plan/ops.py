@@ -261,9 +261,11 @@ class Clone(Op):
         return bits
 
     def perform(self, ctx: Context) -> None:
-        cgroup = ctx.fd(self.cgroup) if self.cgroup else -1
-        extra = c.CLONE_PARENT if ctx.pid == 0 else 0  # a joiner's child is the supervisor's
-        ctx.pid, ctx.pidfd = calls.clone3(self.flags() | extra, cgroup)
+        if ctx.pid == 0:  # in a joiner, which is in the group already; its child is the supervisor's
+            ctx.pid, ctx.pidfd = calls.clone3(self.flags() | c.CLONE_PARENT)
+        else:
+            cgroup = ctx.fd(self.cgroup) if self.cgroup else -1
+            ctx.pid, ctx.pidfd = calls.clone3(self.flags(), cgroup)
 
 
 class DenySetgroups(Op):

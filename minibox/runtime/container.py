@@ -21,7 +21,7 @@ from minibox.plan.context import Context
 from minibox.runtime import live, prepare, sweep
 from minibox.runtime.attend import Attendant, Exit
 from minibox.runtime.supervisor import Supervisor
-from minibox.spec import validate
+from minibox.spec import from_flags, validate
 from minibox.store import ids
 from minibox.store.state import Lock
 
@@ -46,6 +46,7 @@ class Container:
         self.lock = lock
         self.keep = keep
         self.ctx = Context()
+        self.orphans = False
         self.state: dict[str, Any] = self._first_state()
 
     @classmethod
@@ -63,6 +64,7 @@ class Container:
         """Take the name and an id range, and compile.  `keep` leaves state and layer after the end;
         `leave_out` names steps for experiments.  Raises MiniboxError, with nothing left behind."""
         validate.container_id(container_id)
+        check_preserved(from_flags.preserved(options))  # before anything of ours can have the numbers
         prepare.check_root(rootfs, argv)
         store.prepare()
         with store.lock():
@@ -123,7 +125,6 @@ class Container:
 
     def start(self, tracer: Tracer | None = None) -> None:
         """Perform the Plan.  Raises StepError and removes the container when a step fails."""
-        check_preserved(self.prepared.spec.preserve_fds)
         self.ctx.init_image = init_image(self.prepared)
         supervisor = Supervisor(self.prepared.plan, self.ctx, self.prepared.host, tracer)
         supervisor.on_clone = lambda: self.write(
@@ -138,10 +139,14 @@ class Container:
 
     def attendant(self, *, timeout: float | None = None, grace: float | None = None) -> Attendant:
         """The loop that stays with the payload; its `kill` ends every process of the container."""
-        found = Attendant(self.ctx.pid, self.ctx.pidfd, timeout=timeout, grace=grace)
-        if not self.prepared.spec.is_new("pid"):
-            found.on_kill = lambda: sweep.kill_groups(self.groups)
-        return found
+        return Attendant(self.ctx.pid, self.ctx.pidfd, timeout=timeout, grace=grace)
+
+    def adopt_orphans(self) -> None:
+        """Where the container has neither a pid namespace nor a group of its own, find the processes that
+        outlive its first one: as children of this process, which has to have no others."""
+        self.orphans = not self.prepared.spec.is_new("pid") and not self.groups
+        if self.orphans:
+            calls.set_child_subreaper(True)
 
     # --- end ---------------------------------------------------------------------------------------
 
@@ -152,6 +157,8 @@ class Container:
             os.close(self.ctx.pidfd)
             self.ctx.pidfd = -1
         sweep.kill_groups(self.groups)
+        if self.orphans:
+            sweep.kill_children()
         peak = live.memory_peak(self.groups)
         changes = {
             "status": sweep.STOPPED,

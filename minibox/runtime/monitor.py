@@ -15,6 +15,7 @@ import time
 from minibox import fastjson
 from minibox.errors import MiniboxError, StepError
 from minibox.runtime.attend import Attendant
+from minibox.runtime.container import check_preserved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,21 +65,27 @@ def _stamp() -> str:
 
 
 def detach(
-    make: Callable[[], Container], *, timeout: float | None, pidfile: Callable[[int], None]
-) -> Container | None:
+    make: Callable[[], Container],
+    *,
+    timeout: float | None,
+    preserved: int,
+    pidfile: Callable[[int], None],
+) -> None:
     """Fork the monitor.  In the caller: returns once the payload runs, or raises what went wrong.
 
-    The monitor does not return.
+    `preserved` descriptors from 3 on are handed on to the container.  The monitor does not return.
     """
+    check_preserved(preserved)
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()
         _tell(answer)
-        return None
+        return
     os.close(reading)
     try:
+        _close_others(writing, preserved)
         _monitor(make, writing, timeout, pidfile)
     except MiniboxError as error:
         data: dict[str, Any] = {"text": str(error), "exit_code": error.exit_code}
@@ -108,6 +115,7 @@ def _monitor(
 ) -> None:
     os.setsid()
     container = make()
+    container.adopt_orphans()
     log = Log(f"{container.store.directory(container.state['id'])}/log")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     pipes: dict[str, tuple[int, int]] = {}
@@ -133,6 +141,14 @@ def _monitor(
     attendant.catch_signals()
     container.finish(attendant.run())
     os._exit(0)
+
+
+def _close_others(answer: int, preserved: int) -> None:
+    """The caller's descriptors: a monitor that kept a pipe of its open would keep its reader waiting."""
+    first = 3 + preserved
+    if answer > first:
+        os.closerange(first, answer)
+    os.closerange(max(first, answer + 1), os.sysconf("SC_OPEN_MAX"))
 
 
 def _logger(log: Log, stream: str) -> Callable[[bytes], None]:

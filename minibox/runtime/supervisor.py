@@ -108,8 +108,12 @@ class Supervisor:
         child.run(steps, len(self.plan), self.ctx, self.tracer is not None)
 
     def _join(self, number: int) -> None:
-        """The joiner: a process that enters namespaces and makes the child in them."""
-        pid, pidfd = calls.clone3(0)
+        """The joiner: a process that enters namespaces and makes the child in them.
+
+        It is cloned into the v2 group itself: once it is in another user namespace, it has no right to.
+        """
+        groups = [step.op.cgroup for step in self.plan if isinstance(step.op, ops.Clone) and step.op.cgroup]
+        pid, pidfd = calls.clone3(0, self.ctx.fd(groups[0]) if groups else -1)
         if pid == 0:
             self._be_joiner()
         self._release_their_end()

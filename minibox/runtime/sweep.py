@@ -92,6 +92,22 @@ def kill_groups(directories: list[str]) -> None:
             killed |= fresh
 
 
+def kill_children() -> None:
+    """SIGKILL to every child of this process, and to those that become its children by that."""
+    while True:
+        try:
+            os.waitpid(-1, os.WNOHANG)
+            children = calls.read_file(f"/proc/self/task/{os.getpid()}/children").split()
+        except (ChildProcessError, KernelError):
+            return
+        for child in children:
+            try:
+                os.kill(int(child), c.SIGNALS["KILL"])
+                os.waitpid(int(child), 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
+
+
 def undo(state: dict[str, Any], *, groups_only: bool) -> list[str]:
     """The undo steps, last made first; what could not be taken away, as text."""
     failures = []

@@ -57,7 +57,7 @@ def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Option
         annotations=tuple(values.pair(text, "--annotation") for text in options.get("annotation", ())),
         privileged=privileged,
         init=_init(options.get("init")),
-        preserve_fds=values.integer(options.get("preserve_fds", "0"), "--preserve-fds", 0, 1 << 16),
+        preserve_fds=preserved(options),
     )
     if not spec.hostname and spec.is_new("uts"):
         spec = spec.replace(hostname=spec.id[:63])
@@ -66,6 +66,8 @@ def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Option
     standard = defaults.mounts(
         own_network=_mountable(spec, "net"), own_ipc=_mountable(spec, "ipc"), privileged=privileged
     )
+    # A namespace shared with a host that shows no file system for it (no /dev/mqueue) shows none either.
+    standard = tuple(one for one in standard if one.kind != "bind" or os.path.exists(one.source))
     return spec.replace(mounts=standard + _mounts(options))
 
 
@@ -86,6 +88,11 @@ def _root(rootfs: str, options: Options) -> Root:
         layer="direct" if options.get("writable") else "overlay",
         readonly=bool(options.get("read_only")),
     )
+
+
+def preserved(options: Options) -> int:
+    """How many descriptors from 3 on are handed on to the payload."""
+    return values.integer(options.get("preserve_fds", "0"), "--preserve-fds", 0, 1 << 16)
 
 
 def _init(value: Any) -> str:
