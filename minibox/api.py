@@ -13,6 +13,7 @@ from minibox.errors import StateError
 from minibox.record import Record
 from minibox.runtime.command import Command
 from minibox.runtime.container import Container
+from minibox.spec.options import FLAG, LIST, RUN
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -319,21 +320,19 @@ def _result(ended: Exit, streams: _Streams, state: dict[str, Any]) -> Result:
 
 def as_flags(options: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords as the values that flags have: text, lists of text, True.  Raises TypeError."""
-    from minibox.cli import flags as table
-
     found: dict[str, Any] = {}
     for key, value in options.items():
         name = RENAMED.get(key, key)
-        entry = table.RUN.get(name.replace("_", "-"))
+        entry = RUN.get(name.replace("_", "-"))
         if entry is None:
             raise TypeError(f'minibox has no option "{key}"')
         if value is None or value is False:
             continue
         if name == "umask" and isinstance(value, int):
             value = f"{value:o}"
-        if entry[0] == table.LIST:
+        if entry[0] == LIST:
             found[name] = _texts(value)
-        elif entry[0] == table.FLAG or name == "seccomp":
+        elif entry[0] == FLAG or name == "seccomp":
             found[name] = value
         else:
             found[name] = os.fspath(value) if isinstance(value, os.PathLike) else str(value)

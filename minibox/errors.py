@@ -115,5 +115,13 @@ def errno_name(number: int | None) -> str:
 
 def call_text(syscall: str, operands: tuple[object, ...]) -> str:
     """A call as a person reads it: strings quoted, the rest as printed."""
-    shown = (f'"{operand}"' if isinstance(operand, str) else str(operand) for operand in operands)
+    shown = (f'"{plain(operand)}"' if isinstance(operand, str) else str(operand) for operand in operands)
     return f"{syscall}({', '.join(shown)})"
+
+
+def plain(text: str) -> str:
+    """Text that may be the container's, fit for a terminal: control characters as \\x1b.
+
+    By `ascii`, since a codec would be looked up: this runs between clone and execve too.
+    """
+    return text if text.isprintable() else ascii(text)[1:-1]

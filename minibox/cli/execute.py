@@ -7,22 +7,23 @@ import os
 from minibox.cli import flags, run
 from minibox.errors import UsageError
 from minibox.runtime.command import Command
+from minibox.spec.options import PROCESS, RUN
 from minibox.store.state import Store
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from minibox.spec.options import Table
+
 USAGE = "minibox exec [FLAG...] ID COMMAND [ARG...]"
-EXEC: flags.Table = {
-    **flags.PROCESS,
-    "timeout": flags.RUN["timeout"],
+EXEC: Table = {
+    **PROCESS,
+    "timeout": RUN["timeout"],
 }
 
 
 def execute(argv: list[str]) -> int:
     """Run a command in a container and end as it ends; with --detach leave it running."""
     options, words = flags.parse(argv, EXEC, "exec")
-    if options.get("help"):
-        from minibox.cli import help
-
-        return help.help(["exec"])
     if len(words) < 2:
         raise UsageError(f"{'COMMAND' if words else 'ID'} is missing: {USAGE}")
     run.check_flags(options)

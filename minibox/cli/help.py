@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 
 from minibox.cli import flags, main
+from minibox.spec.options import LIST, MAYBE, RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from minibox.cli.flags import Table
+    from minibox.spec.options import Table
 
 WORDS = {
     "run": "ROOTFS [COMMAND [ARG...]]",
@@ -48,8 +49,8 @@ def help(argv: list[str]) -> int:
     for name, (kind, short, value, text) in table(verb).items():
         shown = f"-{short}, --{name}" if short else f"    --{name}"
         if value:
-            shown += f"[={value}]" if kind == flags.MAYBE else f" {value}"
-        many = " (repeatable)" if kind == flags.LIST else ""
+            shown += f"[={value}]" if kind == MAYBE else f" {value}"
+        many = " (repeatable)" if kind == LIST else ""
         print(f"  {shown:38} {text}{many}" if len(shown) < 38 else f"  {shown}\n{'':41}{text}{many}")
     if verb in ("run", "plan"):
         print(
@@ -65,7 +66,7 @@ def table(verb: str) -> Table:
     from minibox.cli import execute, manage, run
 
     tables: dict[str, Table] = {
-        "run": flags.RUN,
+        "run": RUN,
         "plan": run.PLAN,
         "exec": execute.EXEC,
         "ps": manage.PS,

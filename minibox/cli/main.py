@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from minibox.cli.flags import HelpWanted
 from minibox.errors import FAILED, MiniboxError, UsageError
 
 TYPE_CHECKING = False
@@ -77,7 +78,13 @@ def dispatch(argv: list[str]) -> int:
         raise UsageError(f'unknown verb "{verb}"{guess}')
     module = f"minibox.cli.{VERBS[verb][0]}"
     __import__(module)
-    return int(getattr(sys.modules[module], verb if verb != "exec" else "execute")(argv[1:]))
+    act = getattr(sys.modules[module], verb if verb != "exec" else "execute")
+    try:
+        return int(act(argv[1:]))
+    except HelpWanted as wanted:
+        from minibox.cli import help
+
+        return help.help([wanted.verb])
 
 
 def _open_standard_streams() -> None:

@@ -11,6 +11,7 @@ from minibox.errors import MiniboxError, StateError, UsageError
 from minibox.kernel import consts as c
 from minibox.runtime import container, live
 from minibox.spec import values
+from minibox.spec.options import FLAG, VALUE
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -18,21 +19,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-PS: flags.Table = {
-    "quiet": (flags.FLAG, "q", "", "ids only"),
-    "json": (flags.FLAG, "", "", "as JSON"),
-    "all": (flags.FLAG, "a", "", "those that have ended too (they are listed anyway)"),
+    from minibox.spec.options import Table
+
+PS: Table = {
+    "quiet": (FLAG, "q", "", "ids only"),
+    "json": (FLAG, "", "", "as JSON"),
+    "all": (FLAG, "a", "", "those that have ended too (they are listed anyway)"),
 }
-LOGS: flags.Table = {
-    "follow": (flags.FLAG, "f", "", "go on until the container ends"),
-    "tail": (flags.VALUE, "", "N", "the last N lines only"),
-    "timestamps": (flags.FLAG, "", "", "with the time of each line"),
+LOGS: Table = {
+    "follow": (FLAG, "f", "", "go on until the container ends"),
+    "tail": (VALUE, "", "N", "the last N lines only"),
+    "timestamps": (FLAG, "", "", "with the time of each line"),
 }
-KILL: flags.Table = {"signal": (flags.VALUE, "s", "SIGNAL", "default: KILL")}
-STOP: flags.Table = {"time": (flags.VALUE, "t", "SECONDS", "until SIGKILL (default 10)")}
-RM: flags.Table = {"force": (flags.FLAG, "f", "", "end running ones first")}
-WAIT: flags.Table = {}
-INSPECT: flags.Table = {}
+KILL: Table = {"signal": (VALUE, "s", "SIGNAL", "default: KILL")}
+STOP: Table = {"time": (VALUE, "t", "SECONDS", "until SIGKILL (default 10)")}
+RM: Table = {"force": (FLAG, "f", "", "end running ones first")}
+WAIT: Table = {}
+INSPECT: Table = {}
 
 
 def ps(argv: list[str]) -> int:
@@ -207,15 +210,8 @@ def rm(argv: list[str]) -> int:
     return _each(words, lambda store, name: container.remove(store, name, force=force))
 
 
-def _parse(
-    argv: list[str], table: flags.Table, verb: str, least: int = 1
-) -> tuple[dict[str, Any], list[str]]:
+def _parse(argv: list[str], table: Table, verb: str, least: int = 1) -> tuple[dict[str, Any], list[str]]:
     options, words = flags.parse(argv, table, verb)
-    if options.get("help"):
-        from minibox.cli import help
-
-        help.help([verb])
-        raise SystemExit(0)
     while words and words[-1].startswith("-") and len(words[-1]) > 1:  # flags behind the ids, as in docker
         more, rest = flags.parse([words.pop()], table, verb)
         options.update(more)

@@ -12,6 +12,7 @@ from minibox.errors import UsageError
 from minibox.runtime import attend
 from minibox.runtime.container import Container
 from minibox.spec import from_flags, values
+from minibox.spec.options import FLAG, RUN
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
     from minibox.plan.model import Plan, Step
     from minibox.runtime.supervisor import Tracer
+    from minibox.spec.options import Table
 
 USAGE = "minibox run [FLAG...] ROOTFS [COMMAND [ARG...]]"
-PLAN: flags.Table = {
-    **flags.RUN,
-    "json": (flags.FLAG, "", "", "the Plan as JSON"),
-    "diff": (flags.FLAG, "", "", "what changes: minibox plan --diff 'FLAGS' 'FLAGS' ROOTFS [COMMAND...]"),
+PLAN: Table = {
+    **RUN,
+    "json": (FLAG, "", "", "the Plan as JSON"),
+    "diff": (FLAG, "", "", "what changes: minibox plan --diff 'FLAGS' 'FLAGS' ROOTFS [COMMAND...]"),
 }
 
 
@@ -40,9 +42,7 @@ class Interrupted(BaseException):
 
 def run(argv: list[str]) -> int:
     """Run a command in a new container and end as it ends."""
-    options, words = flags.parse(argv, flags.RUN, "run")
-    if options.get("help"):
-        return _help("run")
+    options, words = flags.parse(argv, RUN, "run")
     if not words:
         raise UsageError(f"ROOTFS is missing: {USAGE}")
     check_flags(options)
@@ -225,8 +225,6 @@ def _print_step(total: int) -> Tracer:
 def plan(argv: list[str]) -> int:
     """Print the Plan of a run, or what differs between two."""
     options, words = flags.parse(argv, PLAN, "plan")
-    if options.get("help"):
-        return _help("plan")
     from minibox.plan import show
 
     if options.get("diff"):
@@ -250,7 +248,7 @@ def plan(argv: list[str]) -> int:
 def _plan_of(extra: list[str], words: list[str], options: dict[str, Any]) -> Plan:
     from minibox.runtime import prepare
 
-    more, rest = flags.parse(extra, flags.RUN, "run")
+    more, rest = flags.parse(extra, RUN, "run")
     if rest:
         raise UsageError(f'"{rest[0]}" is no flag of run')
     merged = {**options, **more}
@@ -259,9 +257,3 @@ def _plan_of(extra: list[str], words: list[str], options: dict[str, Any]) -> Pla
     name = merged.get("name") or "container"
     prepared = prepare.container(Store(), name, words[0], tuple(words[1:]), merged, reserve=False)
     return prepared.plan
-
-
-def _help(verb: str) -> int:
-    from minibox.cli import help
-
-    return help.help([verb])

@@ -60,6 +60,7 @@ class Host(Record):
     subgid: tuple[tuple[int, int], ...] = ()
     newuidmap: str = ""
     newgidmap: str = ""
+    runtime_owner: int = 0  # who owns the program that runs minibox: the python that /proc/self/exe names
     staging: str = "/tmp"  # an empty tmpfs is laid over it, in the container's mount namespace only
     layers: str = ""  # where private layers are kept
     layers_type: int = 0  # magic of the file system there
@@ -128,6 +129,7 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
         "cgroup_base": detect.base(cgroups.v2, is_root=euid == 0),
         "bounding": caps.bounding_set(),
         "last_cap": caps.last_known(),
+        "runtime_owner": os.stat("/proc/self/exe").st_uid,
         "staging": staging,
         "layers": layers,
         "layers_type": magic_of(layers) if layers else 0,

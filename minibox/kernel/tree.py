@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Maps = tuple[tuple[int, int, int], ...]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+LEVELS = 64  # of directories open at once while a tree is removed; a container may have nested thousands
 
 
 def remove(path: str) -> None:
@@ -35,7 +36,8 @@ def remove(path: str) -> None:
         os.close(directory)
 
 
-def _remove_entry(parent: int, name: str) -> None:
+def _remove_entry(parent: int, name: str, level: int = 0, top: int = -1) -> None:
+    """Remove a file or a tree.  What lies LEVELS below `top` is moved up there, to be removed in its turn."""
     try:
         os.unlink(name, dir_fd=parent)
         return
@@ -51,10 +53,12 @@ def _remove_entry(parent: int, name: str) -> None:
             return
         raise
     try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries]
-        for one in names:
-            _remove_entry(directory, one)
+        while names := _names(directory):
+            for one in names:
+                if level < LEVELS or not _move_up(directory, one, top):
+                    _remove_entry(directory, one, level + 1, top if level else directory)
+            if level:
+                break
     finally:
         os.close(directory)
     try:
@@ -63,6 +67,21 @@ def _remove_entry(parent: int, name: str) -> None:
         return
     except OSError as error:
         raise KernelError(error.errno or 0, "unlinkat", (name, "AT_REMOVEDIR")) from None
+
+
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
+
+
+def _move_up(directory: int, name: str, top: int) -> bool:
+    """Move a directory into `top`, under a name that nobody can have foreseen; False when it is none."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        return False
+    os.close(_open_directory(directory, name))  # which makes it writable: its ".." is about to change
+    fresh = f"deep-{os.urandom(8).hex()}"
+    calls.os_call("renameat", os.rename, name, fresh, src_dir_fd=directory, dst_dir_fd=top)
+    return True
 
 
 def _open_directory(parent: int, name: str) -> int:

@@ -896,7 +896,9 @@ class _Compiler:
     def _init_mode(self) -> str:
         if self.spec.init:
             return self.spec.init
-        return "" if self.own_user or self.spec.userns == "join" else "exec"
+        owner = self.host.runtime_owner
+        safe = self.mapped and not any(first <= owner < first + n for _in, first, n in self.uid_maps)
+        return "" if safe else "exec"
 
     def _prepare_reason(self) -> tuple[str, str, str]:
         mode = self._init_mode()
@@ -904,7 +906,7 @@ class _Compiler:
             return "PID 1 passes signals on and reaps; it comes from memory, sealed.", "memfd_create(2)", ""
         if mode == "exec":
             return (
-                "Without a user namespace /proc/self/exe could be overwritten, so it is sealed memory.",
+                "Its user owns, outside, the program that /proc/self/exe names: sealed memory instead.",
                 "memfd_create(2)",
                 "exe-overwrite",
             )

@@ -760,6 +760,10 @@ class BindDevice(Op):
             number = (os.major(status.st_rdev), os.minor(status.st_rdev))
             if not stat.S_ISCHR(status.st_mode) or number != DEVICE_NUMBERS[self.name]:
                 raise KernelError(19, "fstat", (f"/dev/{self.name}", "not the device it should be"))
+            # The node is the host's: read-only keeps its owner, mode and times, and hinders no writing to
+            # the device behind it.
+            flags = c.MOUNT_ATTR_RDONLY | c.MOUNT_ATTR_NOSUID | c.MOUNT_ATTR_NOEXEC
+            calls.mount_setattr(device, "", c.AT_EMPTY_PATH, set=flags)
             place = _make_file(ctx.fd("/dev"), self.name)
             try:
                 calls.move_mount(device, place)

@@ -10,12 +10,13 @@ data through the channel, and the only ways out are execve and `os._exit`.
 
 from __future__ import annotations
 
+import _locale
 import gc
 import os
 import sys
 import time
 
-from minibox.errors import CANNOT_RUN, FAILED, NOT_FOUND, KernelError, StepError
+from minibox.errors import CANNOT_RUN, FAILED, NOT_FOUND, KernelError, StepError, plain
 from minibox.kernel import calls
 from minibox.plan.context import Context, PeerGone
 
@@ -34,7 +35,7 @@ TEXT_LIMIT = 4000  # of what an error carries: it has to fit a message
 def run(steps: Numbered, total: int, ctx: Context, trace: bool) -> NoReturn:
     """Perform the child's steps; does not return.  `steps` are (number in the Plan, step)."""
     try:
-        _disarm()
+        disarm()
         _attach_streams(ctx.streams)
         for number, step in steps:
             _perform(number, step, total, ctx, trace)
@@ -45,8 +46,13 @@ def run(steps: Numbered, total: int, ctx: Context, trace: bool) -> NoReturn:
     os._exit(FAILED)
 
 
-def _disarm() -> None:
-    """No import can succeed, no collector run finalizers of the caller's, no signal handler of its run."""
+def disarm() -> None:
+    """No import can succeed, no collector run finalizers of the caller's, no signal handler of its run.
+
+    Nor may strerror(3) look for a translation: the C library would read its catalogue from the
+    container and load the converter for the catalogue's character set, a library, from there too.
+    """
+    _locale.setlocale(_locale.LC_ALL, "C")
     gc.disable()
     sys.path.clear()
     sys.meta_path.clear()
@@ -117,7 +123,9 @@ def _look_closer(failure: StepError, path: str) -> None:
         if head.startswith(b"#!"):
             words = head[2:].split(b"\n", 1)[0].split()
             interpreter = words[0].decode("ascii", "replace") if words else ""
-            failure.hint = f'the file is a script, and its interpreter "{interpreter}" is not in the root'
+            failure.hint = (
+                f'the file is a script, and its interpreter "{plain(interpreter)}" is not in the root'
+            )
         elif head.startswith(b"\x7fELF"):
             failure.hint = "the file is a program, and its dynamic loader (readelf -l) is not in the root"
     elif head.startswith(b"\x7fELF") and len(head) > 19:

@@ -131,6 +131,7 @@ class Supervisor:
             os.close(pidfd)
 
     def _be_joiner(self) -> None:
+        child.disarm()  # it is about to enter the container's mount namespace
         ctx = self.ctx
         supervisors, ctx.channel, ctx.pid = ctx.channel, self._theirs, 0
         for number, step in self.steps:

@@ -110,7 +110,8 @@ def mounts(*, own_network: bool, own_ipc: bool, privileged: bool) -> tuple[Mount
             destination="/dev",
             kind="tmpfs",
             source="tmpfs",
-            attributes=("nosuid", "noexec"),
+            # The devices are mounts of their own; root without a user namespace could make others.
+            attributes=("nosuid", "noexec") + (() if privileged else ("nodev",)),
             data=("mode=755", "size=65536k", "nr_inodes=4096"),
         ),
         Mount(
