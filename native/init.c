@@ -5,7 +5,8 @@
  *     minibox-init pause FD                   reap until stdin ends, or a signal says so
  *
  * PROGRAM is looked up in PATH when it has no slash.  FD is the runtime's error channel: when
- * PROGRAM cannot be run, its errno and the path tried are written there as "ERRNO PATH"; it is
+ * PROGRAM cannot be run, its errno, the exit code and the path tried are written there as "ERRNO CODE PATH"
+ * (126 with ENOENT: the file is there, what it needs to be run is not); it is
  * closed by a successful exec, which is how the runtime learns of that.
  *
  * "exec" exists because a process that is about to run a hostile program should not be running a
@@ -26,14 +27,17 @@
 
 extern char **environ;
 
-static void report(int channel, int error, const char *path)
+static int report(int channel, int error, const char *path)
 {
     char text[4200];
-    int length = snprintf(text, sizeof text, "%d %s", error, path);
+    int absent = error == ENOTDIR || (error == ENOENT && access(path, F_OK));
+    int code = absent ? 127 : 126;
+    int length = snprintf(text, sizeof text, "%d %d %s", error, code, path);
     if (length >= (int)sizeof text)
         length = sizeof text - 1;
     if (write(channel, text, length) < 0)
         _exit(125);
+    return code;
 }
 
 /* execvp(3), but for two things: a file that is no program is an error, not a shell script,
@@ -52,7 +56,9 @@ static int run_program(char **argv, char *tried, size_t size)
         char full[4096];
         if (length && snprintf(full, sizeof full, "%.*s/%s", (int)length, part, name) < (int)sizeof full) {
             execve(full, argv, environ);
-            if (errno != ENOENT && errno != ENOTDIR) {
+            int error = errno;
+            if ((error != ENOENT && error != ENOTDIR) || (kept == ENOENT && !access(full, F_OK))) {
+                errno = error;
                 kept = errno;
                 snprintf(tried, size, "%s", full);
                 if (errno != EACCES)
@@ -68,8 +74,7 @@ static int become(int channel, char **argv)
 {
     char tried[4096];
     int error = run_program(argv, tried, sizeof tried);
-    report(channel, error, tried);
-    return error == ENOENT || error == ENOTDIR ? 127 : 126;
+    return report(channel, error, tried);
 }
 
 /* stdin is a pipe that the runtime holds open for as long as it lives. */
@@ -139,8 +144,7 @@ int main(int argc, char **argv)
 
     pid_t child = fork();
     if (child < 0) {
-        report(channel, errno, argv[3]);
-        return 126;
+        return report(channel, errno, argv[3]);
     }
     if (child == 0) {
         sigprocmask(SIG_SETMASK, &none, NULL);

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from minibox.kernel import calls
+from minibox.kernel import calls, mounts
 from minibox.record import Record
 
 
@@ -48,12 +48,6 @@ class Cgroups(Record):
         return None
 
 
-def unescape(text: str) -> str:
-    """A field of mountinfo with its octal escapes (space, tab, newline, backslash) undone."""
-    head, *rest = text.split("\\")
-    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
-
-
 def parse(own_groups: str, mountinfo: str, v2_controllers: tuple[str, ...] = ()) -> Cgroups:
     """The hierarchies by the texts of /proc/self/cgroup and /proc/self/mountinfo."""
     own: dict[str, str] = {}
@@ -62,23 +56,17 @@ def parse(own_groups: str, mountinfo: str, v2_controllers: tuple[str, ...] = ())
         own[names] = path
     v1: list[Hierarchy] = []
     v2 = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        kind = right.split(" ", 1)[0]
-        if kind not in ("cgroup", "cgroup2"):
-            continue
-        root, mountpoint = map(unescape, left.split(" ")[3:5])
-        if kind == "cgroup2":
+    for mount in mounts.parse(mountinfo, ("cgroup", "cgroup2")):
+        if mount.kind == "cgroup2":
             if v2 is None:
-                v2 = Hierarchy(
-                    controllers=v2_controllers, mountpoint=mountpoint, own=_below(own.get("", "/"), root)
-                )
+                below = _below(own.get("", "/"), mount.root)
+                v2 = Hierarchy(controllers=v2_controllers, mountpoint=mount.mountpoint, own=below)
             continue
-        options = right.rsplit(" ", 1)[1].split(",")
         for names, path in own.items():
-            wanted = names.split(",")
-            if names and all(name in options for name in wanted):
-                v1.append(Hierarchy(controllers=tuple(wanted), mountpoint=mountpoint, own=_below(path, root)))
+            wanted = tuple(names.split(","))
+            if names and all(name in mount.super_options for name in wanted):
+                below = _below(path, mount.root)
+                v1.append(Hierarchy(controllers=wanted, mountpoint=mount.mountpoint, own=below))
                 break
     has_v1 = any(not name.startswith("name=") for one in v1 for name in one.controllers)
     mode = "hybrid" if v2 and has_v1 else "v2" if v2 else "v1" if has_v1 else "none"
@@ -97,11 +85,7 @@ def detect() -> Cgroups:
     found = parse(calls.read_file("/proc/self/cgroup"), calls.read_file("/proc/self/mountinfo"))
     if found.v2 is None:
         return found
-    try:
-        controllers = tuple(calls.read_file(found.v2.mountpoint + "/cgroup.controllers").split())
-    except OSError:
-        controllers = ()
-    return found.replace(v2=found.v2.replace(controllers=controllers))
+    return found.replace(v2=found.v2.replace(controllers=available(found.v2.mountpoint)))
 
 
 def writable(directory: str) -> bool:
@@ -117,9 +101,43 @@ def base(v2: Hierarchy | None, *, is_root: bool) -> str:
     if is_root:
         return v2.mountpoint if writable(v2.mountpoint) else ""
     found, directory = "", v2.directory
-    while directory.startswith(v2.mountpoint) and writable(directory):
-        found = directory
-        if directory == v2.mountpoint:
-            break
+    while directory.startswith(v2.mountpoint):
+        if writable(directory):
+            found = directory
         directory = directory.rpartition("/")[0]
+    return found
+
+
+def available(directory: str) -> tuple[str, ...]:
+    """The controllers that a v2 group has, and so may hand down."""
+    try:
+        return tuple(calls.read_file(directory + "/cgroup.controllers").split())
+    except OSError:
+        return ()
+
+
+def tenants(directory: str) -> str:
+    """Who keeps a v2 group from handing controllers down by being in it: nobody (""), only this process
+    ("self"), or "others".  The top of the hierarchy may have processes and hand down."""
+    if not directory or not os.path.exists(directory + "/cgroup.type"):
+        return ""
+    try:
+        found = set(map(int, calls.read_file(directory + "/cgroup.procs").split()))
+    except OSError:  # EOPNOTSUPP: a group of threads, which hands down as little
+        return "others"
+    if not found:
+        return ""
+    return "self" if found <= own_processes() else "others"
+
+
+def own_processes() -> set[int]:
+    """This process; of a monitor, the command too that it was forked from and that waits for it."""
+    found = {os.getpid()}
+    if os.getsid(0) == os.getpid():
+        try:
+            parent = os.getppid()
+            if calls.read_file(f"/proc/{parent}/cmdline") == calls.read_file("/proc/self/cmdline"):
+                found.add(parent)
+        except OSError:
+            pass
     return found

@@ -19,6 +19,7 @@ VERBS = {
     "exec": ("execute", "run one more command in a container"),
     "ps": ("manage", "list containers"),
     "inspect": ("manage", "print all that is known of a container, as JSON"),
+    "verify": ("manage", "compare a running container with its Plan, step by step"),
     "logs": ("manage", "print what a detached container wrote"),
     "kill": ("manage", "send a signal to a container"),
     "stop": ("manage", "ask containers to end, then end them"),
@@ -45,7 +46,8 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     except OSError as error:
-        _say(f"minibox: {error}")
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"minibox: {where}{error.strerror or error}")
         code = FAILED
     except Exception:
         import traceback

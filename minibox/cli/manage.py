@@ -36,6 +36,10 @@ STOP: Table = {"time": (VALUE, "t", "SECONDS", "until SIGKILL (default 10)")}
 RM: Table = {"force": (FLAG, "f", "", "end running ones first")}
 WAIT: Table = {}
 INSPECT: Table = {}
+VERIFY: Table = {
+    "json": (FLAG, "", "", "as JSON"),
+    "all": (FLAG, "a", "", "steps that hold, or that nothing can tell of, too"),
+}
 
 
 def ps(argv: list[str]) -> int:
@@ -124,6 +128,25 @@ def inspect(argv: list[str]) -> int:
         found.append(state)
     print(json.dumps(found, indent=2))
     return 0
+
+
+def verify(argv: list[str]) -> int:
+    """Compare a running container with its Plan; 1 when something is missing."""
+    options, words = _parse(argv, VERIFY, "verify")
+    from minibox.runtime import verify as verifier
+
+    store = Store()
+    code = 0
+    for word in words:
+        findings = verifier.verify(store.read(store.find(word)))
+        code |= any(one.verdict == verifier.MISSING for one in findings)
+        if options.get("json"):
+            import json
+
+            print(json.dumps([one.to_json() for one in findings], indent=2))
+        else:
+            print("\n".join(verifier.lines(findings, everything=bool(options.get("all")))))
+    return int(code)
 
 
 def logs(argv: list[str]) -> int:
@@ -231,5 +254,5 @@ def _each(words: list[str], act: Callable[[Store, str], None]) -> int:
             print(word)
         except MiniboxError as error:
             print(f"minibox: {error}", file=sys.stderr)
-            code = 1
+            code = error.exit_code
     return code

@@ -8,7 +8,7 @@ import sys
 
 from minibox import fastjson
 from minibox.cli import flags
-from minibox.errors import UsageError
+from minibox.errors import SpecError, UsageError
 from minibox.runtime import attend
 from minibox.runtime.container import Container
 from minibox.spec import from_flags, values
@@ -40,38 +40,61 @@ class Interrupted(BaseException):
         self.number = number
 
 
+class Watch:
+    """The handler of signals that ask minibox to end.
+
+    While it is `armed` the first of them raises Interrupted; those that come later are kept in `missed`, since
+    nothing may interrupt the clearing away.
+    """
+
+    def __init__(self) -> None:
+        self.armed = True
+        self.missed: list[int] = []
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            raise Interrupted(number)
+        self.missed.append(number)
+
+
 def run(argv: list[str]) -> int:
     """Run a command in a new container and end as it ends."""
     options, words = flags.parse(argv, RUN, "run")
     if not words:
         raise UsageError(f"ROOTFS is missing: {USAGE}")
     check_flags(options)
-    name = options.get("name") or new_id()
+    name = options["name"] if "name" in options else new_id()
     rootfs, command = words[0], tuple(words[2:] if words[1:2] == ["--"] else words[1:])
     options["terminal"] = terminal_streams(options)
-    timeout = seconds(options, "timeout")
+    timeout, grace = seconds(options, "timeout"), seconds(options, "stop_timeout")
     store = Store()
     if options.get("detach"):
         return _detached(store, name, rootfs, command, options, timeout)
     try:
-        interruptible()
+        watch = interruptible()
         container = Container.make(store, name, rootfs, command, options, keep=bool(options.get("keep")))
-        container.adopt_orphans()
-        say_notes(container.state["notes"], options)
         try:
+            container.adopt_orphans()
+            say_notes(container.state["notes"], options)
             container.start(tracer(options, container.prepared.plan))
-        except Interrupted:
+            attendant = container.attendant(timeout=timeout, grace=grace)
+            watch.armed = False
+        except BaseException:
             container.discard()
             raise
-        return _attended(container, options, timeout)
+        return _attended(container, attendant, options, watch)
     except Interrupted as interrupted:
         return 128 + interrupted.number
 
 
-def _attended(container: Container, options: dict[str, Any], timeout: float | None) -> int:
-    attendant = container.attendant(timeout=timeout, grace=seconds(options, "stop_timeout"))
+def _attended(
+    container: Container, attendant: attend.Attendant, options: dict[str, Any], watch: Watch
+) -> int:
     try:
         attendant.catch_signals()
+        for number in watch.missed:
+            attendant.pass_on(number)
         if "terminal" in container.ctx.fds:
             attendant.use_terminal(container.ctx.fds["terminal"], options["terminal"])
         write_pidfile(options, container.ctx.pid)
@@ -159,9 +182,12 @@ def write_pidfile(options: dict[str, Any], pid: int) -> None:
     path = options.get("pidfile")
     if path:
         temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(f"{pid}\n")
-        os.rename(temporary, path)
+        try:
+            with open(temporary, "w", encoding="ascii") as file:
+                file.write(f"{pid}\n")
+            os.rename(temporary, path)
+        except OSError as error:
+            raise SpecError("--pidfile", f"{path}: {error.strerror}") from None
 
 
 def say_notes(notes: list[str], options: dict[str, Any]) -> None:
@@ -171,15 +197,13 @@ def say_notes(notes: list[str], options: dict[str, Any]) -> None:
             print(f"minibox: note: {note}", file=sys.stderr)
 
 
-def interruptible() -> None:
+def interruptible() -> Watch:
     """Signals end the making of a container in good order; later they are the payload's."""
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
+    watch = Watch()
     for number in attend.ENDING:
         if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup stays nohup
-            _signal.signal(number, interrupt)
+            _signal.signal(number, watch)
+    return watch
 
 
 # --- tracing ---------------------------------------------------------------------------------------
@@ -192,7 +216,10 @@ def tracer(options: dict[str, Any], plan: Plan) -> Tracer | None:
         return None
     if where is True:
         return _print_step(len(plan))
-    file = open(where, "w", encoding="utf-8")  # noqa: SIM115  (it stays open as long as the run)
+    try:
+        file = open(where, "w", encoding="utf-8")  # noqa: SIM115  (it stays open as long as the run)
+    except OSError as error:
+        raise SpecError("--trace", f"{where}: {error.strerror}") from None
 
     def write(number: int, step: Step, micros: int, note: str) -> None:
         line = {

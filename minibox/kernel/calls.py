@@ -351,8 +351,10 @@ def send(socket: int, message: bytes, fd: int = -1) -> None:
 def recv(socket: int, size: int = 65536) -> tuple[bytes, int]:
     """The next message and the descriptor that came with it, or -1; b"" when the peer is gone."""
     buffer, fd = ffi.new("char[]", size), ffi.new("int *")
-    while (count := lib.mb_recv_fd(socket, buffer, size, fd)) == -4:
-        pass  # EINTR: Python has run its signal handlers, and none of them raised
+    # EINTR: Python has run its signal handlers, and none of them raised.  ECONNRESET, said once: the peer is
+    # gone and had not read all that was sent to it; what it sent itself is still to come.
+    while (count := lib.mb_recv_fd(socket, buffer, size, fd)) in (-4, -104):
+        pass
     _checked(count, "recvmsg", socket, size)
     return bytes(ffi.buffer(buffer, count)), fd[0]
 

@@ -54,6 +54,8 @@ class Host(Record):
     cgroups: detect.Cgroups
     cgroup_writable: tuple[str, ...]  # the groups, among the caller's own, in which it may make others
     cgroup_base: str  # the v2 group to make groups in, "" when the caller may do so nowhere
+    cgroup_controllers: tuple[str, ...]  # those that the base has to hand down
+    cgroup_tenants: str  # who is in the base, and keeps it from that: "", "self" or "others"
     bounding: int  # the caller's bounding set, a mask
     last_cap: int  # the highest capability the kernel knows
     subuid: tuple[tuple[int, int], ...] = ()  # (first, count) ranges of an ordinary user
@@ -107,6 +109,7 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
     own = [one.directory for one in cgroups.v1]
     if cgroups.v2 is not None:
         own.append(cgroups.v2.directory)
+    base = detect.base(cgroups.v2, is_root=euid == 0)
     facts: dict[str, Any] = {}
     if euid:
         user = idmap.account_name(euid)
@@ -126,7 +129,9 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
         "machine": name.machine,
         "cgroups": cgroups,
         "cgroup_writable": tuple(path for path in own if detect.writable(path)),
-        "cgroup_base": detect.base(cgroups.v2, is_root=euid == 0),
+        "cgroup_base": base,
+        "cgroup_controllers": detect.available(base) if base else (),
+        "cgroup_tenants": detect.tenants(base),
         "bounding": caps.bounding_set(),
         "last_cap": caps.last_known(),
         "runtime_owner": os.stat("/proc/self/exe").st_uid,

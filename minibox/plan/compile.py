@@ -63,11 +63,14 @@ class _Compiler:
         self.mapped = bool(spec.uid_maps)
         root_uid = idmap.to_host(self.uid_maps, 0) if self.mapped else 0
         root_gid = idmap.to_host(self.gid_maps, 0) if self.mapped else 0
-        #: the host ids of the container's root, or of the one user that is mapped
+        #: the host ids that own the private layer: the container's root, or the one user that is mapped;
+        #: of an ordinary user always its own, since it can give nothing away
         self.owner = (
             self.uid_maps[0][1] if root_uid is None else root_uid,
             self.gid_maps[0][1] if root_gid is None else root_gid,
         )
+        if not host.is_root:
+            self.owner = (host.euid, host.egid)
         self.has_root = root_uid is not None
         #: setgroups(2) is closed where an ordinary user writes a gid_map without newgidmap
         self.needs_tools = self.mapped and not host.is_root and not self._own_ids_only()
@@ -80,6 +83,18 @@ class _Compiler:
         own = (self.host.euid, self.host.egid)
         maps = (self.uid_maps, self.gid_maps)
         return all(len(m) == 1 and m[0][1:] == (number, 1) for m, number in zip(maps, own, strict=True))
+
+    def _check_ids(self) -> None:
+        """Refuse what an ordinary user cannot have, before the kernel does so in its own words."""
+        if self.host.is_root:
+            return
+        uids, gids = (self.uid_maps, self.host.euid), (self.gid_maps, self.host.egid)
+        for kind, (maps, own) in (("uid", uids), ("gid", gids)):
+            if self.own_user and not any(first <= own < first + size for _inside, first, size in maps):
+                raise SpecError(
+                    f"--{kind}map",
+                    f"your own id must be in it, since the container's files belong to you: IN:{own}:1",
+                )
 
     def _layering(self) -> str:
         """How the root is made: "shared", "direct", "overlay" or "copy"."""
@@ -118,6 +133,7 @@ class _Compiler:
         )
 
     def plan(self) -> Plan:
+        self._check_ids()
         # What exists before the process does: it has to be there when the process needs it, and to be
         # made with rights that the process will not have.
         self._layer()
@@ -295,6 +311,12 @@ class _Compiler:
         self.notes += notes
         for group in self.groups:
             name = group.name
+            if group.leave:
+                self.add(
+                    f"cgroup.{name}.leave", "supervisor", ops.CgroupLeave(leaf=group.leave),
+                    "A group with processes of its own hands no controller down, and only minibox is in it.",
+                    "cgroups(7)", undo=ops.CgroupReturn(leaf=group.leave),
+                )  # fmt: skip
             self.add(
                 f"cgroup.{name}", "supervisor", ops.CgroupCreate(directory=group.directory),
                 "A group of the container's own, to limit, count and find its processes.", "cgroups(7)",

@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 
+from minibox.cgroup import detect
 from minibox.errors import KernelError, StepError
 from minibox.kernel import calls, caps, idmap, inroot, tree, userns, users
 from minibox.kernel import consts as c
@@ -68,7 +69,7 @@ class MakeLayer(Op):
     gid: int
 
     def perform(self, ctx: Context) -> None:
-        os.makedirs(self.path.rpartition("/")[0], 0o700, exist_ok=True)
+        calls.os_call("mkdir", os.makedirs, self.path.rpartition("/")[0], 0o700, exist_ok=True)
         calls.mkdirat(c.AT_FDCWD, self.path, 0o700)
         directory = calls.openat(c.AT_FDCWD, self.path, c.O_PATH | os.O_DIRECTORY)
         try:
@@ -94,9 +95,13 @@ class RemoveTree(Op):
         return f'unlinkat("{self.path}"), with all below it'
 
     def perform(self, ctx: Context) -> None:
-        if self.tools:
+        try:
+            tree.remove(self.path)
+        except KernelError:
+            if not self.tools:
+                raise
             userns.run_inside(self.uid_maps, self.gid_maps, self.tools, lambda: tree.remove(self.path))
-        tree.remove(self.path)
+            tree.remove(self.path)
 
 
 class CopyRoot(Op):
@@ -131,6 +136,57 @@ class CgroupRemove(Op):
 
     def perform(self, ctx: Context) -> None:
         tree.remove_cgroup(self.directory)
+
+
+class CgroupLeave(Op):
+    """Make way: minibox's own processes, if nobody else, go from a v2 group into a leaf below it."""
+
+    SYSCALL = "write"
+    leaf: str
+
+    def describe(self) -> str:
+        return f'mkdir("{self.leaf}"), write("{self.leaf}/cgroup.procs", PID)'
+
+    def perform(self, ctx: Context) -> None:
+        own = detect.own_processes()
+        found = [int(pid) for pid in calls.read_file(self.leaf.rpartition("/")[0] + "/cgroup.procs").split()]
+        if not own.issuperset(found):
+            raise KernelError(16, "write", (f"{self.leaf}/cgroup.procs", "others came into the group above"))
+        try:
+            calls.mkdirat(c.AT_FDCWD, self.leaf, 0o755)
+        except KernelError as error:
+            if error.errno != 17:
+                raise
+        for pid in found:
+            calls.write_file(f"{self.leaf}/cgroup.procs", str(pid))
+
+
+class CgroupReturn(Op):
+    """Back out of the leaf, unless it or its parent has other uses by now."""
+
+    SYSCALL = "rmdir"
+    leaf: str
+
+    def describe(self) -> str:
+        return f'write(".../cgroup.procs", PID), rmdir("{self.leaf}")'
+
+    def perform(self, ctx: Context) -> None:
+        parent = self.leaf.rpartition("/")[0]
+        try:
+            found = [int(pid) for pid in calls.read_file(f"{self.leaf}/cgroup.procs").split()]
+            with os.scandir(parent) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            if error.errno == 2:
+                return
+            raise
+        if below != [self.leaf] or not {os.getpid()}.issuperset(found):
+            return  # of another container, which then does this, or of processes started meanwhile
+        for name in calls.read_file(f"{parent}/cgroup.subtree_control").split():
+            calls.write_file(f"{parent}/cgroup.subtree_control", f"-{name}")
+        for pid in found:
+            calls.write_file(f"{parent}/cgroup.procs", str(pid))
+        tree.remove_cgroup(self.leaf)
 
 
 class CgroupWrite(Op):
@@ -1010,7 +1066,7 @@ class ResolveUser(Op):
         try:
             ctx.user = users.resolve(self.user, self.groups, passwd, group)
         except users.UnknownUser as error:
-            raise StepError("", f"--user {self.user}: {error}") from None
+            raise StepError("", str(error)) from None
         found = ctx.user
         return f"uid={found.uid} gid={found.gid} groups={','.join(map(str, found.groups)) or 'none'}"
 

@@ -76,8 +76,9 @@ class Container:
                 raise StateError(
                     f'the name "{container_id}" is in use: minibox rm {container_id} frees it'
                 ) from None
-            lock = Lock(f"{directory}/lock", create=True)
+            lock = None
             try:
+                lock = Lock(f"{directory}/lock", create=True)
                 lock.acquire()
                 prepared = prepare.container(store, container_id, rootfs, argv, options, reserve=True)
                 if leave_out:
@@ -85,10 +86,12 @@ class Container:
 
                     prepared = prepared.replace(plan=edit.leave_out(prepared.plan, leave_out))
                 made = cls(store, prepared, lock, keep=keep)
+                made.state["left_out"] = list(leave_out)
                 made.state["notes"] += prepare.load_filter(prepared, made.ctx)
                 made.write()
             except BaseException:
-                lock.close()
+                if lock is not None:
+                    lock.close()
                 ids.release(store.run, container_id)
                 store.forget(container_id)
                 raise
@@ -109,6 +112,8 @@ class Container:
             "undo": [ops.to_json(step.undo) for step in self.prepared.plan if step.undo is not None],
             "notes": list(self.prepared.plan.notes),
             "spec": spec.to_json(),
+            "host": self.prepared.host.to_json(),
+            "left_out": [],
         }
 
     def write(self, **changes: Any) -> None:
@@ -178,7 +183,14 @@ class Container:
         return self.state
 
     def discard(self) -> None:
-        """Take away a container that did not start."""
+        """Take away a container that did not start, or that nobody is to stay with.  A second call does nothing."""
+        if self.lock.fd < 0:
+            return
+        if self.ctx.pidfd >= 0:
+            calls.pidfd_send_signal(self.ctx.pidfd, c.SIGNALS["KILL"])
+            os.waitpid(self.ctx.pid, 0)
+            os.close(self.ctx.pidfd)
+            self.ctx.pidfd = -1
         sweep.kill_groups(self.groups)
         sweep.undo(self.state, groups_only=False)
         sweep.forget(self.store, self.state)

@@ -68,6 +68,12 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         "the cgroup has controllers for its children and so takes no process itself: see cgroups(7)",
     ),
     (
+        "Clone",
+        (EACCES,),
+        _always,
+        "no cgroup above the caller's and the container's is delegated: go where it was started",
+    ),
+    (
         "WriteIdMap",
         (EPERM,),
         lambda step, _host: bool(getattr(step.op, "tool", "")),
@@ -156,7 +162,17 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         _always,
         "the group above has processes of its own, so it cannot hand controllers down: see cgroups(7)",
     ),
+    ("CgroupWrite", (EACCES, EPERM), _always, "the group is not delegated to the caller: see cgroups(7)"),
+    (
+        "CgroupLeave",
+        (16,),
+        _always,
+        "start minibox alone in a group of its own: systemd-run --user --scope -p Delegate=yes minibox ...",
+    ),
     ("CgroupWrite", (EINVAL, 34), _always, "the kernel refuses this value: see the group above"),
+    ("JoinNamespace", (EINVAL,), _always, "the file is no namespace, or one of another kind: see lsns"),
+    ("ChangeDirectory", (ENOTDIR,), _always, "--workdir has to be a directory of the container"),
+    ("ResolveUser", (0,), _always, "--user and --group-add take numbers, or names of the root's own files"),
     ("SetRlimit", (EPERM,), _always, "above the caller's own hard limit: see ulimit -H"),
     (
         "SetIds",
@@ -184,6 +200,12 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     ),
     ("Execute", (E2BIG,), _always, "the arguments and the environment together are too long"),
     ("Execute", (EPERM,), _always, "is execve in the seccomp profile?"),
+    (
+        "Execute",
+        (ENOEXEC,),
+        _always,
+        "the file is neither a program for this machine nor a script that begins with #!",
+    ),
     ("Execute", (ENOENT,), _always, "is the program in the root? its PATH is the container's"),
 )
 

@@ -115,6 +115,19 @@ def _monitor(
 ) -> None:
     os.setsid()
     container = make()
+    try:
+        attendant = _started(container, timeout, pidfile)
+        os.write(answer, b"started")
+        os.close(answer)
+    except BaseException:
+        container.discard()
+        raise
+    container.finish(attendant.run())
+    os._exit(0)
+
+
+def _started(container: Container, timeout: float | None, pidfile: Callable[[int], None]) -> Attendant:
+    """The payload running, its output on the way to the log, and nothing of the caller's left."""
     container.adopt_orphans()
     log = Log(f"{container.store.directory(container.state['id'])}/log")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -136,11 +149,8 @@ def _monitor(
         os.dup2(null, fd)
     os.chdir("/")
     _trim(container, attendant)
-    os.write(answer, b"started")
-    os.close(answer)
     attendant.catch_signals()
-    container.finish(attendant.run())
-    os._exit(0)
+    return attendant
 
 
 def _close_others(answer: int, preserved: int) -> None:

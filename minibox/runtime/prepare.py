@@ -56,6 +56,10 @@ def container(
     spec = from_flags.build(container_id, rootfs, argv, options)
     spec = _resolve_namespaces(store, spec)
     facts = host.probe(spec.root.path, store.data)
+    if spec.userns == "host" and not facts.is_root:
+        raise SpecError(
+            "--userns", "host is for root: an ordinary user has rights in a namespace of its own only"
+        )
     slot = -1
     if spec.is_new("user") and not spec.uid_maps:
         spec, slot, more = _allocate(store, spec, facts, reserve=reserve)
@@ -66,7 +70,7 @@ def container(
         if slot >= 0 and reserve:
             ids.release(store.run, container_id, slot)
         raise
-    notes += _volume_notes(spec)
+    notes += _root_notes(spec, facts) + _volume_notes(spec)
     return Prepared(spec=spec, host=facts, plan=plan.replace(notes=tuple(notes) + plan.notes), slot=slot)
 
 
@@ -86,13 +90,16 @@ def load_filter(prepared: Prepared, ctx: Context) -> tuple[str, ...]:
         return ()
     kept = [op.keep for op in operations if isinstance(op, ops.DropBounding)]
     facts = prepared.host
-    found = cache.load(
-        prepared.spec.seccomp,
-        capabilities=kept[0] if kept else 0,
-        arch=facts.machine,
-        release=".".join(map(str, facts.release)),
-        cache_dir=cache_directory(),
-    )
+    try:
+        found = cache.load(
+            prepared.spec.seccomp,
+            capabilities=kept[0] if kept else 0,
+            arch=facts.machine,
+            release=".".join(map(str, facts.release)),
+            cache_dir=cache_directory(),
+        )
+    except SpecError as error:
+        raise SpecError("--seccomp", str(error)) from None
     ctx.filters = {loads[0].profile: (found.bpf, found.flags)}
     return tuple(f"seccomp: {warning}" for warning in found.warnings)
 
@@ -164,7 +171,8 @@ def _resolve_namespaces(store: Store, spec: Spec) -> Spec:
             try:
                 os.stat(path)
             except OSError as error:
-                raise SpecError(f"/namespaces/{one.kind}", f"{path}: {error.strerror}") from None
+                flag = "--" + from_flags.NAMESPACE_FLAGS.get(one.kind, one.kind)
+                raise SpecError(flag, f"{path}: {error.strerror}") from None
         found.append(one.replace(path=path))
     spec = spec.replace(namespaces=tuple(found))
     if spec.userns != "join":
@@ -213,6 +221,19 @@ def _user_maps(own: int, ranges: tuple[tuple[int, int], ...], *, keep: bool) -> 
         if count > below:
             maps.append(IdMap(inside=inside + 1, outside=first + below, size=count - below))
     return tuple(sorted(maps, key=lambda one: one.inside))
+
+
+def _root_notes(spec: Spec, facts: Host) -> list[str]:
+    """Overlayfs copies nothing up that belongs to somebody without an id in the container (EOVERFLOW)."""
+    lines = idmap.lines(spec.uid_maps)
+    owner = os.stat(spec.root.path).st_uid
+    if facts.is_root or not lines or any(o <= owner < o + n for _i, o, n in lines):
+        return []
+    note = (
+        f"{spec.root.path} belongs to uid {owner}, who is nobody in the container: its files and directories "
+        "cannot be changed (those of a root of your own can: scripts/build-rootfs DIR)"
+    )
+    return [note]
 
 
 def _volume_notes(spec: Spec) -> list[str]:

@@ -22,12 +22,14 @@ import os
 import time
 
 from minibox import fastjson
-from minibox.errors import CANNOT_RUN, NOT_FOUND, KernelError, StepError
+from minibox.errors import CANNOT_RUN, KernelError, StepError
 from minibox.kernel import calls
 from minibox.kernel import consts as c
 from minibox.plan import ops
 from minibox.plan.context import Context, PeerGone
 from minibox.runtime import child, hints
+
+EPIPE, ECONNRESET = 32, 104  # of a send to a peer that is gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class Supervisor:
         except (OSError, StepError, ValueError) as error:
             if self.ctx.pid == 0:
                 os._exit(125)
-            if isinstance(step.op, (ops.Release, ops.Await)):  # EPIPE: it ended, and may have said why
+            gone = isinstance(error, KernelError) and error.errno in (EPIPE, ECONNRESET)
+            if gone and isinstance(step.op, ops.Release):  # it ended, and may have said why
                 raise self._child_failed(number, step) from None
             raise self._explained(child.failed(number, step, len(self.plan), error)) from None
         if self.tracer is not None:
@@ -112,8 +115,12 @@ class Supervisor:
 
         It is cloned into the v2 group itself: once it is in another user namespace, it has no right to.
         """
-        groups = [step.op.cgroup for step in self.plan if isinstance(step.op, ops.Clone) and step.op.cgroup]
-        pid, pidfd = calls.clone3(0, self.ctx.fd(groups[0]) if groups else -1)
+        place, clone = next((place, step.op) for place, step in self.steps if isinstance(step.op, ops.Clone))
+        try:
+            pid, pidfd = calls.clone3(0, self.ctx.fd(clone.cgroup) if clone.cgroup else -1)
+        except KernelError as error:
+            failed = child.failed(place, self.plan.steps[place - 1], len(self.plan), error)
+            raise self._explained(failed) from None
         if pid == 0:
             self._be_joiner()
         self._release_their_end()
@@ -172,18 +179,22 @@ class Supervisor:
                 break
             if data[:1] == b"{":
                 self._message(fastjson.loads(data.decode()), fd)
-            else:  # minibox-init's "ERRNO PATH"
+            else:  # minibox-init's "ERRNO CODE PATH"
                 self._init_failed(data)
         if self.error is not None:
             raise self._explained(self.error)
 
     def _init_failed(self, data: bytes) -> None:
-        number, _, path = data.decode("utf-8", "replace").partition(" ")
+        number, code, path = data.decode("utf-8", "replace").split(" ", 2)
         step = self.plan.steps[-1]
         error = child.failed(
             len(self.plan), step, len(self.plan), KernelError(int(number), "execve", (path,))
         )
-        error.exit_code = NOT_FOUND if error.errno in (2, 20) else CANNOT_RUN
+        error.exit_code = int(code)
+        if error.errno == 2 and error.exit_code == CANNOT_RUN:
+            error.hint = (
+                "the file is there; the interpreter of the script, or the loader of the program, is not"
+            )
         self.error = error
 
     def _child_failed(self, number: int, step: Step) -> StepError:

@@ -112,7 +112,7 @@ def undo(state: dict[str, Any], *, groups_only: bool) -> list[str]:
     """The undo steps, last made first; what could not be taken away, as text."""
     failures = []
     for data in reversed(state["undo"]):
-        if groups_only and data["op"] != "CgroupRemove":
+        if groups_only and data["op"] not in ("CgroupRemove", "CgroupReturn"):
             continue
         try:
             ops.from_json(data).perform(Context())

@@ -25,9 +25,10 @@ All else falls through. The prologue looks at nothing but architecture and numbe
 that depends on arguments: Linux 5.11 and later find out as they load such a filter which numbers are
 always allowed, and then do not run it for them at all.
 
-socketcall and ipc, where an architecture has them, hold many calls whose arguments are in memory. A
-rule without conditions for one of those allows it there as well; a rule with conditions does not, so
-that nobody gets round it. (libseccomp would allow it without the conditions.)
+socketcall and ipc, where an architecture has them, hold many calls whose arguments are in memory, where
+no filter sees them. A rule without conditions for one of those is for it in there as well. Of a rule with
+conditions what is stricter holds in there always, and what is laxer never, so that nobody gets round it.
+(libseccomp would allow it in there without the conditions.)
 
 An architecture that the profile does not list kills the process: no call of it, exit included, could
 be allowed, and SIGSYS names the reason. x32 numbers count as an architecture to libseccomp; with an
@@ -68,7 +69,7 @@ _MACHINES = {
 # seccomp_syscall_resolve_name(3): -1 is a name that libseccomp does not know. Other negative numbers
 # stand for parts of socketcall and ipc (-101 to -299) or for calls that other architectures have.
 _UNKNOWN = -1
-_MULTIPLEXED = range(-299, -100)
+_PARTS = {"socketcall": range(-101, -200, -1), "ipc": range(-201, -300, -1)}
 
 _ENOSYS = decode.SECCOMP_RET_ERRNO | errno.ENOSYS
 
@@ -179,12 +180,14 @@ def _token(library: Any, arch: str) -> int:
 
 
 class _Call(NamedTuple):
-    """A call on an architecture: its number, None where it has none of its own, and whether
-    libseccomp can name it, and does so as a part of another."""
+    """A call on an architecture: its number, None where it has none of its own; whether libseccomp
+    can name it; and the call of which it is a part too (socketcall, ipc), with what that
+    has as its first argument."""
 
     number: int | None
     nameable: bool
-    multiplexed: bool = False
+    part_of: str = ""
+    selector: int = 0
 
 
 def _call(library: Any, arch: str, name: str) -> _Call | None:
@@ -193,8 +196,9 @@ def _call(library: Any, arch: str, name: str) -> _Call | None:
     if number >= 0:
         return _Call(number, nameable=True)
     own = syscalls.number(_MACHINES.get(arch, ""), name)
-    if number in _MULTIPLEXED:
-        return _Call(own, nameable=True, multiplexed=True)
+    for whole, numbers in _PARTS.items():
+        if number in numbers:
+            return _Call(own, nameable=True, part_of=whole, selector=numbers[0] - number + 1)
     if number != _UNKNOWN or own is None:
         return None
     return _Call(own | decode.X32_SYSCALL_BIT if arch == "SCMP_ARCH_X32" else own, nameable=False)
@@ -206,7 +210,7 @@ def _plan(library: Any, what: profile.Profile, arch: str) -> _Plan:
     by_name = profile.rules_by_name(what)
     calls = {name: _call(library, arch, name) for name in (*what.named, *by_name)}
     rules: list[tuple[int | str, profile.Rule]] = []
-    guards: list[tuple[int, tuple[profile.Rule, ...]]] = []
+    guards: dict[int, list[profile.Rule]] = {}
     for name, tried in by_name.items():
         call = calls[name]
         if call is None:
@@ -216,15 +220,21 @@ def _plan(library: Any, what: profile.Profile, arch: str) -> _Plan:
         guard = [rule for rule in tried if rule.args]
         while guard and guard[-1].action == base:
             guard.pop()
+        if guard and call.part_of and profile.strictness(guard[0].action) < profile.strictness(base):
+            whole = _call(library, arch, call.part_of)
+            if whole and whole.number is not None:
+                selected = profile.Arg(0, "SCMP_CMP_MASKED_EQ", 0xFFFFFFFF, call.selector)
+                guards.setdefault(whole.number, []).append(guard[0]._replace(args=(selected,)))
         if host or call.nameable:
-            key = call.number if host and not call.multiplexed else None
+            key = call.number if host and not call.part_of else None
             rules += [(name if key is None else key, rule) for rule in rest if rule.action != what.default]
         else:
             guard += rest
         if guard and call.number is not None:
-            guards.append((call.number, tuple(guard)))
+            guards.setdefault(call.number, []).extend(guard)
     known = [call.number for call in calls.values() if call and call.number is not None]
-    return _Plan(arch, tuple(rules), tuple(guards), max(known) if known else None)
+    ordered = tuple((number, tuple(profile.in_order(group))) for number, group in guards.items())
+    return _Plan(arch, tuple(rules), ordered, max(known) if known else None)
 
 
 def _with_libseccomp(library: Any, what: profile.Profile, plans: Iterable[_Plan]) -> bytes:

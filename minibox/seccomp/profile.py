@@ -218,10 +218,11 @@ def rules_by_name(profile: Profile) -> dict[str, list[Rule]]:
     for rule in profile.rules:
         for name in rule.names:
             found.setdefault(name, []).append(rule)
-    return {name: _in_order(rules) for name, rules in found.items()}
+    return {name: in_order(rules) for name, rules in found.items()}
 
 
-def _in_order(rules: list[Rule]) -> list[Rule]:
+def in_order(rules: list[Rule]) -> list[Rule]:
+    """Order the rules of one call as `decide` tries them, without those that it never reaches."""
     rules = sorted(rules, key=lambda rule: (not rule.args, strictness(rule.action)))
     first = next((index for index, rule in enumerate(rules) if not rule.args), len(rules))
     return rules[: first + 1]
@@ -233,7 +234,7 @@ def decide(profile: Profile, name: str, args: tuple[int, ...] = (0, 0, 0, 0, 0, 
     This is the profile as written, for its own architectures and for names that it knows. The compiled
     filter answers ENOSYS for numbers above those named, and refuses other architectures.
     """
-    for rule in _in_order([rule for rule in profile.rules if name in rule.names]):
+    for rule in in_order([rule for rule in profile.rules if name in rule.names]):
         if all(arg.holds(args) for arg in rule.args):
             return Decision(rule.action, rule)
     return Decision(profile.default, None)

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     Options = Mapping[str, Any]
 
 ALL_STREAMS = (0, 1, 2)
+#: kinds of namespaces whose flags have another name
+NAMESPACE_FLAGS = {
+    "net": "network",
+    "cgroup": "cgroupns",
+    "mount": "mntns",
+    "user": "userns",
+    "time": "timens",
+}
 
 
 def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Options) -> Spec:
@@ -187,10 +195,9 @@ def _rlimits(options: Options) -> tuple[Rlimit, ...]:
 
 
 def _namespaces(options: Options) -> tuple[Namespace, ...]:
-    flags = {"net": "network", "cgroup": "cgroupns", "mount": "mntns", "user": "userns"}
     found = []
     for kind in defaults.NEW_NAMESPACES:
-        name = flags.get(kind, kind)
+        name = NAMESPACE_FLAGS.get(kind, kind)
         found.append(Namespace(kind=kind, path=_place(options.get(name, ""), kind, "--" + name)))
     if "timens" in options:
         found.append(Namespace(kind="time", path=_place(options["timens"], "time", "--timens")))

@@ -12,6 +12,7 @@ import os
 
 from minibox.errors import KernelError, StateError
 from minibox.kernel import calls, idmap
+from minibox.kernel import consts as c
 
 RANGE = 65536
 POOL = (0x7000_0000, 0x0FFF_0000)
@@ -64,12 +65,27 @@ def _used(run: str) -> set[int]:
 def reserve(run: str, container: str) -> tuple[int, int]:
     """(slot, first id) for a container.  The caller holds the store's lock."""
     slot, first = peek(run)
-    with open(f"{run}/ids/{slot}", "x", encoding="ascii") as file:
-        file.write(container)
-    with open(f"{run}/ids/next.new", "w", encoding="ascii") as file:
-        file.write(str(slot + 1))
-    os.rename(f"{run}/ids/next.new", f"{run}/ids/next")
+    _write(f"{run}/ids/{slot}", container)
+    _write(f"{run}/ids/next", str(slot + 1))
     return slot, first
+
+
+def _write(path: str, text: str) -> None:
+    """Whole or not at all: a slot's file without its owner's name would never be given back."""
+    temporary = f"{path}.new"
+    try:
+        fd = calls.openat(c.AT_FDCWD, temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            calls.os_call("write", os.write, fd, text.encode())
+        finally:
+            os.close(fd)
+        calls.os_call("rename", os.rename, temporary, path)
+    except KernelError:
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        raise
 
 
 def release(run: str, container: str, slot: int = -1) -> None:

@@ -120,6 +120,8 @@ class Store:
             listed = os.listdir(f"{self.run}/containers")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StateError(f"{self.run} holds no containers: {error.strerror}") from None
         found = []
         for name in listed:
             try:

@@ -220,6 +220,20 @@ def test_socketcall_is_no_way_round_the_conditions_of_socket() -> None:
     assert result(bpf, i386, 102, (4, 0, 0, 0, 0, 0)) == ALLOW
 
 
+def test_socketcall_is_no_way_round_a_refusal_with_conditions() -> None:
+    """What a filter cannot see in memory is refused whole, where part of it is to be refused."""
+    refusals = [Rule((name,), EPERM, (Arg(0, "SCMP_CMP_EQ", 40),)) for name in ("socket", "accept", "semget")]
+    rules = (*refusals, Rule(("socketcall",), ERRNO | errno.EIO, (Arg(0, "SCMP_CMP_EQ", 7),)))
+    names = ("socket", "accept", "semget", "socketcall")
+    bpf = compile_profile(Profile(ALLOW, (X86_64, X86), rules, named=names)).bpf
+    i386 = decode.AUDIT_ARCH_I386
+    assert result(bpf, i386, 359, (40, 0, 0, 0, 0, 0)) == EPERM
+    assert result(bpf, i386, 359, (1, 0, 0, 0, 0, 0)) == ALLOW
+    answers = [result(bpf, i386, 102, (part, 0, 0, 0, 0, 0)) for part in range(1, 9)]
+    assert answers == [EPERM, ALLOW, ALLOW, ALLOW, EPERM, ALLOW, ERRNO | errno.EIO, ALLOW]
+    assert [result(bpf, i386, 117, (part, 0, 0, 0, 0, 0)) for part in (1, 2, 3)] == [ALLOW, EPERM, ALLOW]
+
+
 def test_comparisons_by_order_are_joined_rightly() -> None:
     """libseccomp 2.5.4 compiles these two rules to a filter that allows 2 as well."""
     rules = tuple(
