@@ -1,0 +1,81 @@
+"""The probes, a root that has them, and the proof that the host is as it was."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOTFS, Minibox, compile_c, wait_until
+
+from hostile.harness import RUNTIME_FILES, Attack, facts_of, host_same
+from minibox.runtime import sweep
+from minibox.store.state import Store
+
+SOURCES = Path(__file__).parent / "probes"
+
+
+@pytest.fixture(scope="session")
+def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the compiled probes."""
+    place = tmp_path_factory.mktemp("probes")
+    for source in sorted(SOURCES.glob("*.c")):
+        flags: tuple[str, ...] = ("-static", "-D_GNU_SOURCE")
+        if source.stem == "loader":  # stands where a program's dynamic loader is looked for
+            flags = ("-static", "-nostdlib", "-fno-stack-protector", "-Wl,-Ttext-segment=0x60000000")
+        compile_c(source.read_text(), place / source.stem, flags)
+    return place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_bytes() -> Iterator[None]:
+    """The host's python and its libraries, byte by byte, before all attacks and after them."""
+    before = [facts_of(path) for path in RUNTIME_FILES]
+    yield
+    assert [facts_of(path) for path in RUNTIME_FILES] == before
+
+
+def copy_root(target: Path, probes: Path) -> Path:
+    """A copy of the busybox root with the probes in /."""
+    subprocess.run(["cp", "-a", str(ROOTFS), str(target)], check=True)
+    subprocess.run(["cp", *map(str, probes.iterdir()), str(target)], check=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def probe_root(tmp_path_factory: pytest.TempPathFactory, probes: Path) -> Path:
+    """A root with the probes in it; not to be changed."""
+    return copy_root(tmp_path_factory.mktemp("hostile") / "root", probes)
+
+
+@pytest.fixture
+def own_root(tmp_path: Path, probes: Path) -> Path:
+    """A root with the probes in it, for the test to spoil."""
+    return copy_root(tmp_path / "root", probes)
+
+
+@pytest.fixture
+def attack(minibox: Minibox, probe_root: Path) -> Iterator[Attack]:
+    """Containers made in this process.  Afterwards the host is as before, and nothing is left."""
+    store = Store(str(minibox.run_dir), str(minibox.data_dir))
+    before = host_same()
+    yield Attack(store, probe_root)
+    if (minibox.run_dir / "lock").exists():
+        with store.lock():
+            sweep.sweep(store)
+    wait_until(lambda: host_same() == before, 5)
+    after = host_same()
+    for key, value in before.items():
+        assert after[key] == value, f"the host's {key} changed"
+
+
+@pytest.fixture
+def tripwire(canary: Path) -> Path:
+    """The canary, open to everybody: whoever reaches it can change it."""
+    canary.chmod(0o777)
+    (canary / "file").chmod(0o666)
+    for parent in canary.parents:  # pytest's own directories are closed to others
+        if parent.stat().st_mode & 0o777 == 0o700:
+            parent.chmod(0o711)
+    return canary
