@@ -13,7 +13,7 @@ from minibox.errors import StateError
 from minibox.record import Record
 from minibox.runtime.command import Command
 from minibox.runtime.container import Container
-from minibox.spec.options import FLAG, LIST, RUN
+from minibox.spec.options import FLAG, LIST, MAYBE, RUN
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, TypedDict, Unpack
 
+    from minibox.plan.context import Context
     from minibox.plan.model import Plan
     from minibox.runtime.attend import Attendant, Exit
+    from minibox.seccomp.denials import Denial
 
     Text = str | os.PathLike[str]
 
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
         cap_drop: Sequence[str]
         cap_ambient: Sequence[str]
         seccomp: str | Mapping[str, object]
+        seccomp_notify: object
+        show_denials: bool | str
         privileged: bool
         allow_new_privs: bool
         init: bool
@@ -101,7 +105,7 @@ class Result(Record):
     """How a command ended.
 
     `exit_code` is its own, or 128 + N for signal N.  `stdout` and `stderr` are bytes, empty when they were
-    not captured.
+    not captured.  `denials` are the calls that the filter refused, with `show_denials`.
     """
 
     exit_code: int
@@ -110,6 +114,7 @@ class Result(Record):
     oom_killed: bool
     timed_out: bool
     usage: Usage
+    denials: tuple[Denial, ...] = ()
 
     def check(self) -> Result:
         """The result itself, when the exit code is 0.  Raises CalledProcessError."""
@@ -142,6 +147,7 @@ def run(
     flags = as_flags(options)
     name = flags.pop("name", None) or _new_id()
     container = Container.make(Store(), name, os.fspath(rootfs), tuple(argv), flags)
+    _keep_denials(container.ctx)
     streams = _Streams(stdin, capture)
     try:
         container.ctx.streams = streams.theirs
@@ -154,7 +160,7 @@ def run(
         if container.ctx.pid > 0:
             _abandon(container)
         raise
-    return _result(ended, streams, container.finish(ended))
+    return _result(ended, streams, container.finish(ended), container.ctx)
 
 
 def _abandon(container: Container) -> None:
@@ -188,6 +194,7 @@ class Sandbox:
             flags,
             leave_out=("process.death-signal",),
         )
+        _keep_denials(self._container.ctx)
         reading, self._lifeline = os.pipe()
         null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -226,7 +233,10 @@ class Sandbox:
     ) -> Result:
         """Run one more command in it and wait for its end.  Raises StepError as `run` does."""
         groups = self._up().groups
-        command = Command(self._store, self.name, tuple(argv), as_flags(options))
+        listener = self._up().ctx.listener
+        handler = None if listener is None else listener.handler
+        command = Command(self._store, self.name, tuple(argv), as_flags(options), handler=handler)
+        _keep_denials(command.ctx)
         streams = _Streams(stdin, capture)
         try:
             command.ctx.streams = streams.theirs
@@ -243,7 +253,7 @@ class Sandbox:
             "oom_killed": ended.signal == 9 and live.oom_killed(groups),
             "memory_peak": ended.max_rss,
         }
-        return _result(ended, streams, state)
+        return _result(ended, streams, state, command.ctx)
 
     def close(self) -> None:
         """End it and remove everything."""
@@ -302,7 +312,18 @@ class _Streams:
         self.ours = {}
 
 
-def _result(ended: Exit, streams: _Streams, state: dict[str, Any]) -> Result:
+def _keep_denials(ctx: Context) -> None:
+    """They are for the Result, not for the caller's stderr."""
+    if ctx.listener is not None and ctx.listener.denials is not None:
+        ctx.listener.report = None
+
+
+def _denials(ctx: Context) -> tuple[Denial, ...]:
+    found = ctx.listener.denials if ctx.listener is not None else None
+    return () if found is None else tuple(found.found)
+
+
+def _result(ended: Exit, streams: _Streams, state: dict[str, Any], ctx: Context) -> Result:
     return Result(
         exit_code=ended.code,
         stdout=b"".join(streams.output[1]),
@@ -315,6 +336,7 @@ def _result(ended: Exit, streams: _Streams, state: dict[str, Any]) -> Result:
             peak_memory=state["memory_peak"],
             wall=ended.wall,
         ),
+        denials=_denials(ctx),
     )
 
 
@@ -332,7 +354,9 @@ def as_flags(options: Mapping[str, Any]) -> dict[str, Any]:
             value = f"{value:o}"
         if entry[0] == LIST:
             found[name] = _texts(value)
-        elif entry[0] == FLAG or name == "seccomp":
+        elif entry[0] in (FLAG, MAYBE) or name == "seccomp":
+            found[name] = value
+        elif name == "seccomp_notify" and hasattr(value, "handle"):
             found[name] = value
         else:
             found[name] = os.fspath(value) if isinstance(value, os.PathLike) else str(value)

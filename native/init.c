@@ -99,6 +99,8 @@ static int pause_until_told(const sigset_t *all)
     }
 }
 
+static void nothing(int number) { (void)number; }
+
 /* The first child's status is ours.  Whoever else lost its parent is reaped. */
 static int supervise(pid_t first, const sigset_t *all)
 {
@@ -135,6 +137,11 @@ int main(int argc, char **argv)
     sigdelset(&all, SIGTTOU);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &all, NULL);
+    /* The handler never runs.  It is there so that /proc/PID/status shows the signals as caught: those that
+     * sigwaitinfo waits for are not shown as blocked meanwhile. */
+    for (int number = 1; number <= SIGRTMAX; number++)
+        if (sigismember(&all, number) == 1)
+            signal(number, nothing);
     if (!strcmp(mode, "pause")) {
         close(channel);
         return pause_until_told(&all);

@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -15,6 +16,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -22,6 +24,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 /* From 5.1 on, a new call has the same number on every architecture. */
@@ -205,6 +208,11 @@ int mb_seccomp(unsigned int operation, unsigned int flags, const char *filter, s
     RESULT(syscall(SYS_seccomp, operation, flags, bytes ? &program : NULL));
 }
 
+int mb_ptrace(unsigned long request, int pid, unsigned long address, void *data)
+{
+    RESULT(syscall(SYS_ptrace, request, pid, address, data));
+}
+
 int mb_keyctl_join_session(void)
 {
     long serial = syscall(SYS_keyctl, 1L /* KEYCTL_JOIN_SESSION_KEYRING */, NULL, 0L, 0L, 0L);
@@ -285,6 +293,63 @@ int mb_recv_fd(int socket, char *message, size_t length, int *fd)
     if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(header), sizeof *fd);
     return packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -EMSGSIZE : (int)count;
+}
+
+/* Load a filter with SECCOMP_FILTER_FLAG_NEW_LISTENER and send the listener through a socket.
+ *
+ * The filter is in force as soon as seccomp(2) returns, for the sendmsg(2) that hands its listener over too: one that
+ * notifies of sendmsg would wait for ever, since nobody has the listener yet, and one that refuses it would keep
+ * it.  Where the filter allows sendmsg there is no more to it.  Where it does not (by_thread), a second thread does
+ * the sending: it exists before the filter, which applies to the calling thread alone, and shares the descriptors.
+ * (pidfd_getfd(2) by the supervisor would need a process open to ptrace, and so to everybody in namespaces that it
+ * has joined: CVE-2016-9962.)
+ *
+ * Between seccomp(2) and the end of the sending the caller makes no call at all, not even futex(2): it spins.  The
+ * other thread has the caller's thread pointer, so errno is shared; it makes raw calls only, touches nothing once it
+ * has told its result, and is ended by the C library's clone(3) with exit(2), which ends a thread.
+ */
+struct handover {
+    int listener, result, socket; /* PENDING until known; a result is 0 or -errno */
+    size_t length;
+    const char *message;
+};
+
+enum { PENDING = INT_MIN };
+
+static int hand_over(void *argument)
+{
+    struct handover *this = argument;
+    struct timespec moment = {.tv_nsec = 20000};
+    int listener;
+    while ((listener = __atomic_load_n(&this->listener, __ATOMIC_ACQUIRE)) == PENDING)
+        syscall(SYS_nanosleep, &moment, NULL);
+    int result = listener < 0 ? listener : mb_send_fd(this->socket, listener, this->message, this->length);
+    __atomic_store_n(&this->result, result, __ATOMIC_RELEASE);
+    return 0;
+}
+
+int mb_seccomp_listener(unsigned int flags, const char *filter, size_t bytes, int socket,
+                        const char *message, size_t length, int by_thread)
+{
+    enum { STACK = 65536, TSYNC = 1 << 0, NEW_LISTENER = 1 << 3, TSYNC_ESRCH = 1 << 4, SET_MODE_FILTER = 1 };
+    if (!by_thread) {
+        int listener = mb_seccomp(SET_MODE_FILTER, flags | NEW_LISTENER, filter, bytes);
+        return listener < 0 ? listener : mb_send_fd(socket, listener, message, length);
+    }
+    struct handover this = {.listener = PENDING, .result = PENDING, .socket = socket,
+                            .message = message, .length = length};
+    char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return -errno;
+    int shared = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    if (clone(hand_over, stack + STACK, shared, &this) < 0)
+        return -errno;
+    flags &= ~(TSYNC | TSYNC_ESRCH); /* the only other thread is this one, which ends at once */
+    int result, listener = mb_seccomp(SET_MODE_FILTER, flags | NEW_LISTENER, filter, bytes);
+    __atomic_store_n(&this.listener, listener, __ATOMIC_RELEASE);
+    while ((result = __atomic_load_n(&this.result, __ATOMIC_ACQUIRE)) == PENDING)
+        ;
+    return result;
 }
 
 /* The slave of a pty without a path that the container could have replaced: ioctl_tty(2). */

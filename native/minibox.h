@@ -33,6 +33,9 @@ int mb_setgroups(const uint32_t *groups, int count);
 int mb_setresgid(uint32_t rgid, uint32_t egid, uint32_t sgid);
 int mb_setresuid(uint32_t ruid, uint32_t euid, uint32_t suid);
 int mb_seccomp(unsigned int operation, unsigned int flags, const char *filter, size_t bytes);
+int mb_seccomp_listener(unsigned int flags, const char *filter, size_t bytes, int socket,
+                        const char *message, size_t length, int by_thread);
+int mb_ptrace(unsigned long request, int pid, unsigned long address, void *data);
 int mb_keyctl_join_session(void);
 int mb_prlimit(int resource, uint64_t soft, uint64_t hard);
 

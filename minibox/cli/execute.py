@@ -18,6 +18,7 @@ USAGE = "minibox exec [FLAG...] ID COMMAND [ARG...]"
 EXEC: Table = {
     **PROCESS,
     "timeout": RUN["timeout"],
+    "show-denials": RUN["show-denials"],
 }
 
 
@@ -33,12 +34,12 @@ def execute(argv: list[str]) -> int:
     detach = bool(options.get("detach"))
     timeout = run.seconds(options, "timeout")
     try:
-        run.interruptible()
+        watch = run.interruptible()
         command = Command(store, name, tuple(words[1:]), options, outlive=detach)
         if detach:
             null = os.open("/dev/null", os.O_RDWR)
             command.ctx.streams = {0: null, 1: null, 2: null}
-        command.start(run.tracer(options, command.prepared.plan))
+        command.start(run.tracer(options, command.prepared.plan), watch.disarm)
     except run.Interrupted as interrupted:
         return 128 + interrupted.number
     run.write_pidfile(options, command.ctx.pid)
@@ -46,6 +47,8 @@ def execute(argv: list[str]) -> int:
         return 0
     attendant = command.attendant(timeout=timeout)
     attendant.catch_signals()
+    for number in watch.missed:
+        attendant.pass_on(number)
     if "terminal" in command.ctx.fds:
         attendant.use_terminal(command.ctx.fds["terminal"], options["terminal"])
     ended = attendant.run()

@@ -23,6 +23,7 @@ WORDS = {
     "stop": "ID...",
     "wait": "ID...",
     "rm": "ID...",
+    "doctor": "[ROOTFS]",
     "version": "",
     "help": "[VERB]",
 }
@@ -64,7 +65,7 @@ def help(argv: list[str]) -> int:
 
 def table(verb: str) -> Table:
     """The flags of a verb."""
-    from minibox.cli import execute, manage, run
+    from minibox.cli import doctor, execute, manage, run
 
     tables: dict[str, Table] = {
         "run": RUN,
@@ -76,5 +77,6 @@ def table(verb: str) -> Table:
         "kill": manage.KILL,
         "stop": manage.STOP,
         "rm": manage.RM,
+        "doctor": doctor.DOCTOR,
     }
     return {**tables.get(verb, {}), **flags.HELP}

@@ -25,6 +25,7 @@ VERBS = {
     "stop": ("manage", "ask containers to end, then end them"),
     "wait": ("manage", "wait for containers to end, and print their exit codes"),
     "rm": ("manage", "remove containers"),
+    "doctor": ("doctor", "say what this host can do for containers, and how to mend what it cannot"),
     "version": ("help", "print the version"),
     "help": ("help", "explain a verb"),
 }

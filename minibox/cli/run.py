@@ -41,10 +41,10 @@ class Interrupted(BaseException):
 
 
 class Watch:
-    """The handler of signals that ask minibox to end.
+    """The handler of signals until somebody attends to the payload.
 
-    While it is `armed` the first of them raises Interrupted; those that come later are kept in `missed`, since
-    nothing may interrupt the clearing away.
+    While it is `armed` the first that asks minibox to end raises Interrupted.  Those that come later are kept in
+    `missed`: nothing may interrupt the clearing away, and once the payload runs they are meant for it.
     """
 
     def __init__(self) -> None:
@@ -52,10 +52,14 @@ class Watch:
         self.missed: list[int] = []
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.armed:
+        if self.armed and number in attend.ENDING:
             self.armed = False
             raise Interrupted(number)
         self.missed.append(number)
+
+    def disarm(self) -> None:
+        """From now on they are the payload's."""
+        self.armed = False
 
 
 def run(argv: list[str]) -> int:
@@ -77,9 +81,8 @@ def run(argv: list[str]) -> int:
         try:
             container.adopt_orphans()
             say_notes(container.state["notes"], options)
-            container.start(tracer(options, container.prepared.plan))
+            container.start(tracer(options, container.prepared.plan), watch.disarm)
             attendant = container.attendant(timeout=timeout, grace=grace)
-            watch.armed = False
         except BaseException:
             container.discard()
             raise
@@ -200,7 +203,7 @@ def say_notes(notes: list[str], options: dict[str, Any]) -> None:
 def interruptible() -> Watch:
     """Signals end the making of a container in good order; later they are the payload's."""
     watch = Watch()
-    for number in attend.ENDING:
+    for number in (*attend.ENDING, *attend.USER):
         if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup stays nohup
             _signal.signal(number, watch)
     return watch

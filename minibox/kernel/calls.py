@@ -311,6 +311,22 @@ def seccomp(operation: int, flags: int, program: bytes) -> int:
     return _checked(result, "seccomp", operation, hex(flags), f"{len(program) // 8} instructions")
 
 
+def seccomp_listener(flags: int, program: bytes, socket: int, message: bytes, *, by_thread: bool) -> None:
+    """Load a filter and send its listener through `socket`; `by_thread` where it does not allow sendmsg(2)."""
+    data = ffi.from_buffer(program)
+    result = lib.mb_seccomp_listener(flags, data, len(program), socket, message, len(message), int(by_thread))
+    size = f"{len(program) // 8} instructions"
+    _checked(
+        result, "seccomp", c.SECCOMP_SET_MODE_FILTER, hex(flags), size, "SECCOMP_FILTER_FLAG_NEW_LISTENER"
+    )
+
+
+def ptrace(request: int, pid: int, address: int = 0, data: Any = None) -> int:
+    """ptrace(2), but for the requests that return data by value; `data` is a number or a cffi buffer."""
+    pointer = ffi.cast("void *", data or 0) if data is None or isinstance(data, int) else data
+    return _checked(lib.mb_ptrace(request, pid, address, pointer), "ptrace", hex(request), pid, address)
+
+
 def keyctl_join_session() -> None:
     _checked(lib.mb_keyctl_join_session(), "keyctl", "KEYCTL_JOIN_SESSION_KEYRING")
 

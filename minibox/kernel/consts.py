@@ -69,6 +69,7 @@ PR_CAP_AMBIENT_RAISE = 2
 
 # seccomp.h
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 
 # close_range.h, memfd.h, fcntl.h
 CLOSE_RANGE_CLOEXEC = 1 << 2

@@ -72,17 +72,18 @@ class _Compiler:
         if not host.is_root:
             self.owner = (host.euid, host.egid)
         self.has_root = root_uid is not None
-        #: setgroups(2) is closed where an ordinary user writes a gid_map without newgidmap
-        self.needs_tools = self.mapped and not host.is_root and not self._own_ids_only()
-        self.may_setgroups = host.is_root or self.needs_tools
+        own_uid = self._is_own(self.uid_maps, host.euid)
+        own_gid = self._is_own(self.gid_maps, host.egid)
+        self.needs_tools = self.mapped and not host.is_root and not (own_uid and own_gid)
+        #: setgroups(2) is closed where an ordinary user maps its own gid alone, by newgidmap too
+        self.may_setgroups = host.is_root or (self.needs_tools and not own_gid)
         self.joined = [one for one in spec.namespaces if one.path not in ("", "host")]
         self.layer = f"{host.layers}/{spec.id}"
         self.layering = self._layering()
 
-    def _own_ids_only(self) -> bool:
-        own = (self.host.euid, self.host.egid)
-        maps = (self.uid_maps, self.gid_maps)
-        return all(len(m) == 1 and m[0][1:] == (number, 1) for m, number in zip(maps, own, strict=True))
+    @staticmethod
+    def _is_own(maps: Maps, own: int) -> bool:
+        return len(maps) == 1 and maps[0][1:] == (own, 1)
 
     def _check_ids(self) -> None:
         """Refuse what an ordinary user cannot have, before the kernel does so in its own words."""
@@ -828,9 +829,15 @@ class _Compiler:
         process = self.spec.process
         bits, ambient = self._capability_sets()
         profile = self.spec.seccomp if isinstance(self.spec.seccomp, str) else "the given profile"
-        if profile == "unconfined":
+        filtered = profile != "unconfined" or bool(self.spec.seccomp_notify)
+        if not filtered:
             self.notes.append("no seccomp filter: every system call of the kernel can be reached")
-        load = ops.LoadSeccomp(profile=profile, needs_no_new_privs=process.no_new_privs)
+        load = ops.LoadSeccomp(
+            profile=profile,
+            needs_no_new_privs=process.no_new_privs,
+            notify=self.spec.seccomp_notify,
+            denials=self.spec.show_denials,
+        )
         why_filter = "A filter that neither the payload nor anything it starts can take off."
         guards = "kernel-surface socket-family seccomp-abi nested-userns keyring tty-inject"
         if not process.no_new_privs:
@@ -851,7 +858,7 @@ class _Compiler:
             "Nothing of the host is left open, whoever opened it.", "close_range(2)", "fd-leak",
         )  # fmt: skip
         # Without no_new_privs a filter needs CAP_SYS_ADMIN, which goes next.
-        if not process.no_new_privs and profile != "unconfined":
+        if not process.no_new_privs and filtered:
             self.add("seccomp.load", "child", load, why_filter, "seccomp(2)", guards)
         self.add(
             "caps.bounding", "child", ops.DropBounding(keep=bits, last=self.host.last_cap),
@@ -908,7 +915,7 @@ class _Compiler:
                 "A set-uid program gains nothing, and a filter may be loaded without rights.", "prctl(2)",
                 "suid",
             )  # fmt: skip
-            if profile != "unconfined":
+            if filtered:
                 self.add("seccomp.load", "child", load, why_filter, "seccomp(2)", guards)
         self.add(
             "process.execute", "child", ops.Execute(argv=process.argv),

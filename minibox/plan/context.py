@@ -28,11 +28,14 @@ class Context:
         self.fds: dict[str, int] = {}
         self.streams: dict[int, int] = {}  # 0, 1, 2 -> what the payload gets there instead of the caller's
         self.filters: dict[str, tuple[bytes, int]] = {}  # name -> (BPF, flags of seccomp(2))
+        self.listener: Any = None  # who answers a filter's notifications: runtime/listener.py
+        self.listener_by_thread = False  # whether the filter keeps its loader from sending the listener
         self.channel = -1
         self.pid = -1
         self.pidfd = -1
         self.user = User(uid=0, gid=0)
         self.init_image = b""  # the static minibox-init, read before the clone
+        self.arrived: dict[str, list[int]] = {}  # rendezvous that the other side has come to -> its ids
         self.program: Program | None = None
         self.on_message: Callable[[Mapping[str, Any], int], None] | None = None
 
@@ -51,17 +54,20 @@ class Context:
 
         Raises PeerGone when the other side ends first.
         """
-        while True:
+        while name not in self.arrived:
             data, fd = calls.recv(self.channel)
             if not data:
                 raise PeerGone(name)
-            message = fastjson.loads(data.decode())
-            if message.get("sync") == name:
-                uid, gid = message["ids"]
-                self.user = self.user.replace(uid=uid, gid=gid)
-                return
-            if self.on_message is not None:
-                self.on_message(message, fd)
+            self.take(fastjson.loads(data.decode()), fd)
+        uid, gid = self.arrived.pop(name)
+        self.user = self.user.replace(uid=uid, gid=gid)
+
+    def take(self, message: Mapping[str, Any], fd: int) -> None:
+        """One message: an arrival is kept until somebody waits for it, whenever it comes."""
+        if "sync" in message:
+            self.arrived[message["sync"]] = message["ids"]
+        elif self.on_message is not None:
+            self.on_message(message, fd)
 
 
 class Program:

@@ -1260,13 +1260,22 @@ class LoadSeccomp(Op):
     SYSCALL = "seccomp"
     profile: str
     needs_no_new_privs: bool = True
+    notify: tuple[str, ...] = ()  # calls that a handler answers
+    denials: str = ""  # "yes" or "all": what the profile refuses is told
 
     def describe(self) -> str:
-        return f"seccomp(SECCOMP_SET_MODE_FILTER, {self.profile})"
+        more = f", notify: {' '.join(self.notify)}" if self.notify else ""
+        more += ", denials are told" if self.denials else ""
+        return f"seccomp(SECCOMP_SET_MODE_FILTER, {self.profile}{more})"
 
     def perform(self, ctx: Context) -> str:
         program, flags = ctx.filters[self.profile]
-        calls.seccomp(c.SECCOMP_SET_MODE_FILTER, flags, program)
+        if flags & c.SECCOMP_FILTER_FLAG_NEW_LISTENER:
+            calls.seccomp_listener(
+                flags, program, ctx.channel, b'{"fd": "seccomp.listener"}', by_thread=ctx.listener_by_thread
+            )
+        else:
+            calls.seccomp(c.SECCOMP_SET_MODE_FILTER, flags, program)
         return f"{len(program) // 8} instructions"
 
 

@@ -28,7 +28,8 @@ HUP, INT, QUIT, KILL, TERM, WINCH, CONT = (
     c.SIGNALS[name] for name in ("HUP", "INT", "QUIT", "KILL", "TERM", "WINCH", "CONT")
 )
 ENDING = (HUP, INT, QUIT, TERM)
-FORWARDED = (*ENDING, c.SIGNALS["USR1"], c.SIGNALS["USR2"], WINCH, CONT)
+USER = (c.SIGNALS["USR1"], c.SIGNALS["USR2"])
+FORWARDED = (*ENDING, *USER, WINCH, CONT)
 #: seconds from a passed-on request to end until SIGKILL; a closed terminal does not wait for long
 GRACE = {TERM: 10.0, HUP: 2.0}
 PATIENCE = 3  # so many ^C end a payload that handles them
@@ -111,6 +112,8 @@ class Attendant:
         os.set_blocking(writing, False)
         self._wakeup = (reading, writing)
         for number in FORWARDED:
+            if _signal.getsignal(number) == _signal.SIG_IGN:  # nohup stays nohup
+                continue
             self._signals[number] = _signal.signal(number, lambda _number, _frame: None)
         _signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 

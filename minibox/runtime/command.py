@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from minibox.errors import StateError
 from minibox.kernel import consts as c
 from minibox.plan.context import Context
 from minibox.runtime import live, prepare
@@ -15,7 +16,10 @@ from minibox.spec.model import Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from minibox.runtime.supervisor import Tracer
+    from minibox.seccomp.notify import Handler
     from minibox.spec.from_flags import Options
     from minibox.store.state import Store
 
@@ -24,11 +28,20 @@ class Command:
     """A process that is to run in a container made before.  Raises MiniboxError."""
 
     def __init__(
-        self, store: Store, name: str, argv: tuple[str, ...], options: Options, *, outlive: bool = False
+        self,
+        store: Store,
+        name: str,
+        argv: tuple[str, ...],
+        options: Options,
+        *,
+        outlive: bool = False,
+        handler: Handler | None = None,
     ) -> None:
         state = store.read(name)
         pid = live.running_pid(state)
         spec = from_flags.with_command(Spec.from_json(state["spec"]), argv, options)
+        if outlive:  # nobody stays to tell
+            spec = spec.replace(show_denials="")
         groups = tuple(live.group_of(state))
         self.prepared = prepare.command(store, spec, pid, groups)
         if outlive:
@@ -37,12 +50,30 @@ class Command:
             plan = edit.leave_out(self.prepared.plan, ("process.death-signal",))
             self.prepared = self.prepared.replace(plan=plan)
         self.ctx = Context()
-        prepare.load_filter(self.prepared, self.ctx)
+        if spec.seccomp_notify:
+            from minibox.runtime import listener
 
-    def start(self, tracer: Tracer | None = None) -> None:
-        """Enter the container and run the command.  Raises StepError."""
+            handler = listener.handler_for(spec, handler)
+        prepare.load_filter(self.prepared, self.ctx, handler)
+        if self.ctx.listener is not None:
+            self.ctx.listener.container_pid = pid
+            if outlive and self.ctx.listener.agent is None:
+                raise StateError(
+                    f"container {name} has a handler of notifications: exec --detach has nobody to run it"
+                )
+
+    def start(self, tracer: Tracer | None = None, on_start: Callable[[], None] | None = None) -> None:
+        """Enter the container and run the command; `on_start` is called just before it may begin.  Raises
+        StepError."""
         self.ctx.init_image = init_image(self.prepared)
-        Supervisor(self.prepared.plan, self.ctx, self.prepared.host, tracer).start()
+        supervisor = Supervisor(self.prepared.plan, self.ctx, self.prepared.host, tracer)
+        supervisor.on_start = on_start
+        try:
+            supervisor.start()
+        except BaseException:
+            if self.ctx.listener is not None:
+                self.ctx.listener.finish()
+            raise
 
     def attendant(self, *, timeout: float | None = None) -> Attendant:
         """The loop that stays with the command."""
@@ -51,6 +82,8 @@ class Command:
     def finish(self) -> None:
         """After its end."""
         os.close(self.ctx.pidfd)
+        if self.ctx.listener is not None:
+            self.ctx.listener.finish()
 
 
 def namespaces_of(pid: int) -> dict[str, str]:

@@ -27,6 +27,7 @@ from minibox.store.state import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from minibox.runtime.prepare import Prepared
@@ -66,6 +67,10 @@ class Container:
         validate.container_id(container_id)
         check_preserved(from_flags.preserved(options))  # before anything of ours can have the numbers
         prepare.check_root(rootfs, argv)
+        if options.get("seccomp_notify"):
+            from minibox.runtime import listener
+
+            options = listener.with_handler(options)
         store.prepare()
         with store.lock():
             sweep.sweep(store)
@@ -87,7 +92,7 @@ class Container:
                     prepared = prepared.replace(plan=edit.leave_out(prepared.plan, leave_out))
                 made = cls(store, prepared, lock, keep=keep)
                 made.state["left_out"] = list(leave_out)
-                made.state["notes"] += prepare.load_filter(prepared, made.ctx)
+                made.state["notes"] += prepare.load_filter(prepared, made.ctx, options.get("seccomp_notify"))
                 made.write()
             except BaseException:
                 if lock is not None:
@@ -128,10 +133,12 @@ class Container:
 
     # --- start -------------------------------------------------------------------------------------
 
-    def start(self, tracer: Tracer | None = None) -> None:
-        """Perform the Plan.  Raises StepError and removes the container when a step fails."""
+    def start(self, tracer: Tracer | None = None, on_start: Callable[[], None] | None = None) -> None:
+        """Perform the Plan; `on_start` is called just before the payload may begin.  Raises StepError and
+        removes the container when a step fails."""
         self.ctx.init_image = init_image(self.prepared)
         supervisor = Supervisor(self.prepared.plan, self.ctx, self.prepared.host, tracer)
+        supervisor.on_start = on_start
         supervisor.on_clone = lambda: self.write(
             status="created", pid=self.ctx.pid, start_time=live.start_time(self.ctx.pid)
         )
@@ -164,6 +171,7 @@ class Container:
         sweep.kill_groups(self.groups)
         if self.orphans:
             sweep.kill_children()
+        self.end_listener()
         peak = live.memory_peak(self.groups)
         changes = {
             "status": sweep.STOPPED,
@@ -182,6 +190,11 @@ class Container:
         self.lock.close()
         return self.state
 
+    def end_listener(self) -> None:
+        """Nobody is left whose calls could be answered."""
+        if self.ctx.listener is not None:
+            self.ctx.listener.finish()
+
     def discard(self) -> None:
         """Take away a container that did not start, or that nobody is to stay with.  A second call does nothing."""
         if self.lock.fd < 0:
@@ -192,6 +205,7 @@ class Container:
             os.close(self.ctx.pidfd)
             self.ctx.pidfd = -1
         sweep.kill_groups(self.groups)
+        self.end_listener()
         sweep.undo(self.state, groups_only=False)
         sweep.forget(self.store, self.state)
         self.lock.close()

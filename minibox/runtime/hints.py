@@ -40,6 +40,7 @@ def _operand(name: str, value: str) -> Fact:
 
 
 NO_USERNS = "user namespaces are forbidden here"
+DOCTOR = "minibox doctor says what this host allows, and what mends it"
 TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     (
         "Clone",

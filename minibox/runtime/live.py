@@ -41,7 +41,7 @@ def running_pid(state: dict[str, Any]) -> int:
 
 
 def handles(pid: int, signal: int) -> bool:
-    """Whether a process has a handler for a signal, or waits for it blocked, as minibox-init does.
+    """Whether a process has a handler for a signal, as minibox-init has, or waits for it blocked.
 
     A PID 1 without one never notices: the kernel drops signals whose default action would end an init.
     """

@@ -130,6 +130,8 @@ def _started(container: Container, timeout: float | None, pidfile: Callable[[int
     """The payload running, its output on the way to the log, and nothing of the caller's left."""
     container.adopt_orphans()
     log = Log(f"{container.store.directory(container.state['id'])}/log")
+    if container.ctx.listener is not None:
+        container.ctx.listener.report = lambda text: log.write("stderr", f"minibox: {text}\n".encode())
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     pipes: dict[str, tuple[int, int]] = {}
     streams = {0: null}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from minibox.kernel.host import Host
     from minibox.plan.context import Context
     from minibox.plan.model import Plan
+    from minibox.seccomp.notify import Handler
     from minibox.spec.from_flags import Options
     from minibox.spec.model import Spec
     from minibox.store.state import Store
@@ -82,25 +83,39 @@ def command(store: Store, spec: Spec, pid: int, groups: tuple[str, ...]) -> Prep
     return Prepared(spec=spec, host=facts, plan=plan)
 
 
-def load_filter(prepared: Prepared, ctx: Context) -> tuple[str, ...]:
-    """Put the compiled seccomp filter where the Plan's step looks for it; what it lacks, as notes."""
+def load_filter(prepared: Prepared, ctx: Context, handler: Handler | None = None) -> tuple[str, ...]:
+    """Put the compiled seccomp filter where the Plan's step looks for it, and who answers what it notifies of
+    (`handler` for the Spec's own calls); what it lacks, as notes."""
     operations = [step.op for step in prepared.plan]
     loads = [op for op in operations if isinstance(op, ops.LoadSeccomp)]
     if not loads:
         return ()
     kept = [op.keep for op in operations if isinstance(op, ops.DropBounding)]
-    facts = prepared.host
+    facts, spec = prepared.host, prepared.spec
+    capabilities = kept[0] if kept else 0
+    profile = spec.seccomp
+    if spec.seccomp_notify:
+        from minibox.runtime import listener
+
+        profile = listener.document(spec)
     try:
         found = cache.load(
-            prepared.spec.seccomp,
-            capabilities=kept[0] if kept else 0,
+            profile,
+            capabilities=capabilities,
             arch=facts.machine,
             release=".".join(map(str, facts.release)),
             cache_dir=cache_directory(),
         )
     except SpecError as error:
         raise SpecError("--seccomp", str(error)) from None
-    ctx.filters = {loads[0].profile: (found.bpf, found.flags)}
+    bpf, flags = found.bpf, found.flags
+    if flags & c.SECCOMP_FILTER_FLAG_NEW_LISTENER or spec.show_denials:
+        from minibox.runtime import listener
+
+        asked = (bpf, flags, found.listener)
+        ctx.listener, bpf, flags = listener.make(spec, facts, capabilities, asked, handler)
+        ctx.listener_by_thread = ctx.listener is not None and ctx.listener.by_thread
+    ctx.filters = {loads[0].profile: (bpf, flags)}
     return tuple(f"seccomp: {warning}" for warning in found.warnings)
 
 
@@ -148,7 +163,7 @@ def _share_user_namespace(options: Options) -> tuple[Options, list[str]]:
     """Sharing a namespace of a container means sharing the user namespace that owns it: nobody else
     has rights over it (docker does the same under --userns-remap)."""
     shared = [options.get(name, "") for name in ("pid", "network", "ipc", "uts", "cgroupns", "mntns")]
-    others = sorted({value for value in shared if value.startswith("container:")})
+    others = sorted({value for value in shared if value.startswith("container:") and value[10:]})
     if not others or options.get("userns"):
         return options, []
     if len(others) > 1:

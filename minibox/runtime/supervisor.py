@@ -53,6 +53,7 @@ class Supervisor:
         self.tracer = tracer
         self.steps = list(enumerate(plan.steps, 1))
         self.on_clone: Callable[[], None] | None = None
+        self.on_start: Callable[[], None] | None = None
         self.error: StepError | None = None
         self._theirs = -1
 
@@ -66,12 +67,16 @@ class Supervisor:
             self._wait_for_exec()
         except BaseException:
             self._kill()
+            if "terminal" in self.ctx.fds:
+                os.close(self.ctx.fds.pop("terminal"))
             raise
         finally:
             self._close()
 
     def _perform_all(self) -> None:
         for number, step in self.steps:
+            if step.id == "sync.start" and self.on_start is not None:
+                self.on_start()
             if step.side == "supervisor":
                 self._perform(number, step)
             elif step.side == "joiner" and self.ctx.pid < 0:
@@ -125,13 +130,15 @@ class Supervisor:
             self._be_joiner()
         self._release_their_end()
         try:
-            data, _fd = calls.recv(self.ctx.channel)
-            while data and "pid" not in (message := fastjson.loads(data.decode())):
-                self._message(message, -1)
-                data, _fd = calls.recv(self.ctx.channel)
-            if not data:
-                raise self._child_failed(number, self.plan.steps[number - 1])
-            self.ctx.pid = message["pid"]
+            while self.ctx.pid < 0:  # the child may be quicker than its joiner's word of it
+                data, fd = calls.recv(self.ctx.channel)
+                if not data:
+                    raise self._child_failed(number, self.plan.steps[number - 1])
+                message = fastjson.loads(data.decode())
+                if "pid" in message:
+                    self.ctx.pid = message["pid"]
+                else:
+                    self.ctx.take(message, fd)
             self.ctx.pidfd = calls.pidfd_open(self.ctx.pid)
         finally:
             os.waitpid(pid, 0)
@@ -165,6 +172,8 @@ class Supervisor:
     def _message(self, message: Mapping[str, Any], fd: int) -> None:
         if "error" in message:
             self.error = StepError.from_json(message["error"])
+        elif message.get("fd") == "seccomp.listener":
+            self.ctx.listener.take(fd, self.ctx.pid)
         elif "fd" in message:
             self.ctx.fds[message["fd"]] = fd
         elif "trace" in message and self.tracer is not None:

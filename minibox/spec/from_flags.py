@@ -58,6 +58,8 @@ def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Option
         domainname=options.get("domainname", ""),
         resources=_resources(options),
         seccomp=_seccomp(options, privileged),
+        show_denials=_show_denials(options),
+        **_notify(options),
         masked_paths=() if privileged else defaults.masked_paths(os.cpu_count() or 1),
         readonly_paths=() if privileged else defaults.READONLY_PATHS,
         sysctls=tuple(values.pair(text, "--sysctl") for text in options.get("sysctl", ())),
@@ -231,9 +233,9 @@ def _userns(options: Options) -> str:
 
 
 def _maps(options: Options, flag: str, other: str) -> tuple[idmap.IdMap, ...]:
-    texts = options.get(flag) or options.get(other) or ()
-    maps = tuple(idmap.parse(text, "--" + flag) for text in texts)
-    idmap.check(maps, "--" + flag)
+    given = flag if options.get(flag) else other
+    maps = tuple(idmap.parse(text, "--" + given) for text in options.get(given, ()))
+    idmap.check(maps, "--" + given)
     return maps
 
 
@@ -309,6 +311,25 @@ def _seccomp(options: Options, privileged: bool) -> Any:
         raise SpecError("--seccomp", f"{value}: {error.strerror}") from None
     except ValueError as error:
         raise SpecError("--seccomp", f"{value}: {error}") from None
+
+
+def _show_denials(options: Options) -> str:
+    value = options.get("show_denials", "")
+    if value not in ("", False, True, "all"):
+        raise SpecError("--show-denials", f'"{value}" is not "all"')
+    return "all" if value == "all" else "yes" if value else ""
+
+
+def _notify(options: Options) -> dict[str, Any]:
+    """What the Spec has of a handler: the names that it answers, and its file."""
+    handler = options.get("seccomp_notify")
+    if handler is None:
+        return {}
+    if isinstance(handler, str):
+        from minibox.seccomp.notify import load_handler
+
+        handler = load_handler(handler)
+    return {"seccomp_notify": handler.names, "seccomp_handler": handler.path}
 
 
 # --- mounts ------------------------------------------------------------------------------------
@@ -426,6 +447,7 @@ def with_command(spec: Spec, argv: tuple[str, ...], options: Options) -> Spec:
             fresh.pop(name, None)
     return spec.replace(
         init="",
+        show_denials=_show_denials(options) or spec.show_denials,
         preserve_fds=0,
         time_offsets=(),
         process=process.replace(

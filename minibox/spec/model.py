@@ -149,6 +149,9 @@ class Spec(Record):
     domainname: str = ""
     resources: Resources = Resources()
     seccomp: Any = "default"  # "default", "unconfined", or a profile as parsed JSON
+    seccomp_notify: tuple[str, ...] = ()  # calls that a handler answers, whatever the profile says of them
+    seccomp_handler: str = ""  # the handler's file, "" when it is a function of the caller's process
+    show_denials: str = ""  # "", "yes" or "all": with those that are answered ENOSYS
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()

@@ -55,6 +55,13 @@ RUN: Table = {
     "cap-drop": (LIST, "", "CAP", "one less, or ALL"),
     "cap-ambient": (LIST, "", "CAP", "kept by a user that is not root"),
     "seccomp": (VALUE, "", "default|unconfined|FILE", "system call filter; FILE as for docker or OCI"),
+    "seccomp-notify": (
+        VALUE,
+        "",
+        "HANDLER.py",
+        "its handle(request) answers the calls named in its SYSCALLS",
+    ),
+    "show-denials": (MAYBE, "", "all", "tell which calls the filter refuses, and whom (all: ENOSYS too)"),
     "no-new-privs": (FLAG, "", "", "set-uid programs gain nothing (the default)"),
     "allow-new-privs": (FLAG, "", "", "set-uid programs and file capabilities take effect"),
     "privileged": (FLAG, "", "", "all the caller's capabilities, no filter, no masks"),

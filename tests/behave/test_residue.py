@@ -46,17 +46,19 @@ def no_orphans() -> Iterator[None]:
     before = set(children())
     try:
         yield
-
-        def alone() -> bool:
-            for pid, state in children().items():
-                if pid not in before and state == "Z":
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
-            return set(children()) <= before
-
-        assert wait_until(alone, 5), f"left: {[command_of(pid) for pid in set(children()) - before]}"
+        assert wait_until(lambda: reap_orphans() or set(children()) <= before, 5), (
+            f"left: {[command_of(pid) for pid in set(children()) - before]}"
+        )
     finally:
         prctl.set_child_subreaper(False)
+
+
+def reap_orphans() -> None:
+    """What init does for others; only when no process of the test's own can be among them."""
+    for pid, state in children().items():
+        if state == "Z":
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def command_of(pid: int) -> str:

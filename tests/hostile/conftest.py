@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,11 +73,17 @@ def attack(minibox: Minibox, probe_root: Path) -> Iterator[Attack]:
 
 
 @pytest.fixture
-def tripwire(canary: Path) -> Path:
-    """The canary, open to everybody: whoever reaches it can change it."""
-    canary.chmod(0o777)
-    (canary / "file").chmod(0o666)
-    for parent in canary.parents:  # pytest's own directories are closed to others
-        if parent.stat().st_mode & 0o777 == 0o700:
-            parent.chmod(0o711)
-    return canary
+def tripwire() -> Iterator[Path]:
+    """A directory of the host, open to everybody: whoever reaches it can change it.
+
+    Not below /tmp, which the container's side of a start has covered by a file system of its own.
+    """
+    place = Path(tempfile.mkdtemp(prefix="minibox-tripwire-", dir="/var/tmp"))
+    place.chmod(0o711)
+    found = place / "canary"
+    found.mkdir()
+    found.chmod(0o777)
+    (found / "file").write_text("untouched\n")
+    (found / "file").chmod(0o666)
+    yield found
+    shutil.rmtree(place)

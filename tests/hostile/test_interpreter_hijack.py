@@ -174,15 +174,43 @@ ops.ResolveUser.perform = perform
     assert f"{MARK} by a library" in run(attack, poisoned, ablation).stderr
 
 
-def test_messages_in_the_callers_language_would_run_the_images_code(attack, poisoned):
-    """strerror(3) reads a catalogue and loads a converter; the child has gone back to the C locale."""
-    if subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout.find("C.utf8") < 0:
-        pytest.skip("this C library has no C.UTF-8 locale")
-    ablation = """
-import types
-child._locale = types.SimpleNamespace(setlocale=lambda *words: None, LC_ALL=6)
+#: the C library keeps what it found, or did not, so that the first look-up of a process is what counts; most
+#: made on the host.  Not so in `exec`, when another thread sets the locale just before the clone: a fork hook
+#: stands for that thread here.
+LATE = """
+import locale, os, sys
+from pathlib import Path
+from hostile.harness import Attack
+from minibox.runtime import child
+from minibox.store.state import Store
+attack = Attack(Store(), Path(sys.argv[1]))
+with attack.running("sh", "-c", "echo up; exec sleep 30") as container:
+    ABLATION
+    os.register_at_fork(before=lambda: locale.setlocale(locale.LC_ALL, ""))
+    ended = attack.exec(container.state["id"], "/none")
+print(ended.code)
+sys.stderr.write(ended.err)
 """
-    assert f"{MARK} by a library" in run(attack, poisoned, ablation).stderr
+
+
+def late(attack, root, ablation="pass"):
+    environment = {**stores(attack.store), "LC_ALL": "C.UTF-8", "LANGUAGE": "xx"}
+    done = script(LATE.replace("ABLATION", ablation), root, env=environment)
+    assert done.stdout == "127\n", done.stderr
+    return done.stderr
+
+
+def test_messages_in_the_callers_language_are_not_looked_up(attack, poisoned):
+    """strerror(3) reads a catalogue and loads a converter: the child has gone back to the C locale."""
+    assert MARK not in late(attack, poisoned)
+
+
+def test_messages_in_the_callers_language_would_run_the_images_code(attack, poisoned):
+    known = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
+    if "C.utf8" not in known:
+        pytest.skip("this C library has no C.UTF-8 locale")
+    ablation = "import types; child._locale = types.SimpleNamespace(setlocale=lambda *words: None, LC_ALL=6)"
+    assert f"{MARK} by a library" in late(attack, poisoned, ablation)
 
 
 def test_what_an_error_quotes_of_the_image_is_plain(attack, own_root):

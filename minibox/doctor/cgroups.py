@@ -1,0 +1,186 @@
+"""Control groups: which hierarchies there are, and what the caller may do in them."""
+
+from __future__ import annotations
+
+import os
+
+from minibox.cgroup.groups import FLAGS
+from minibox.doctor import report
+from minibox.doctor.groups import Trial
+from minibox.doctor.kernel import NEWER
+from minibox.doctor.report import Check
+from minibox.errors import KernelError
+from minibox.kernel import calls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from minibox.cgroup.detect import Hierarchy
+    from minibox.doctor.case import Case
+    from minibox.doctor.report import Finding
+
+EACCES, EPERM, EROFS, EBUSY = 13, 1, 30, 16
+WITHOUT = {
+    "memory": "no --memory, and no report of an OOM kill",
+    "pids": "no --pids-limit, and the default limit of 4096 is not in force",
+    "cpu": "no --cpus, no --cpu-shares",
+    "cpuset": "no --cpuset-cpus",
+}
+#: nothing of minibox asks for these; they are named for who reads about them elsewhere (v1 and v2 name)
+OTHERS = (("devices", ""), ("freezer", ""), ("blkio", "io"), ("hugetlb", "hugetlb"), ("rdma", "rdma"))
+
+
+def mode(case: Case) -> Finding:
+    """Which form the host has."""
+    found = case.host.cgroups
+    if found.mode == "none":
+        return report.missing(
+            "no cgroup hierarchy is mounted",
+            "no limits of memory, processes and processor time",
+            case.as_root("mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+        )
+    own = found.v2.own if found.v2 is not None else next((one.own for one in found.v1 if one.own), "")
+    where = f"; the caller's own group is {own or '/'}" if found.mode == "v2" else ""
+    if found.mode == "v1":
+        return report.ok(f"v1: {len(found.v1)} hierarchies")
+    return report.ok(
+        f"{found.mode}{where}" if found.mode == "v2" else f"hybrid: {len(found.v1)} of v1, and v2"
+    )
+
+
+def controller(name: str) -> Callable[[Case], Finding]:
+    """Where one is, and whether a group with it can be made, entered and removed."""
+
+    def find(case: Case) -> Finding:
+        hierarchy = case.host.cgroups.find(name)
+        if hierarchy is None:
+            return report.missing(_absent(case, name), WITHOUT[name], _mount_command(case, name))
+        found: Trial = case.groups[hierarchy.mountpoint]
+        where = f"{'v2' if found.is_v2 else 'v1'}, {found.parent}"
+        if found.made is not None:
+            return report.limited(f"{where}: {found.made}", WITHOUT[name], _delegate(case, found))
+        if found.entered is not None:
+            return report.limited(
+                f"{where}: a group can be made, not entered: {found.entered}", WITHOUT[name],
+                _delegate(case, found),
+            )  # fmt: skip
+        if found.is_v2:
+            error = found.handed_down.get(name)
+            if name not in found.handed_down:
+                return report.limited(
+                    f"{where}: the groups above do not hand it down", WITHOUT[name], _delegate(case, found)
+                )
+            if error is not None:
+                mend = _delegate(case, found)
+                if error.errno == EBUSY:
+                    mend = f"systemd-run --user --scope -p Delegate={name} minibox ... (a group without processes)"
+                return report.limited(f"{where}: cannot be handed down: {error}", WITHOUT[name], mend)
+        return report.ok(f"{where}: a group can be made, entered and removed")
+
+    return find
+
+
+def other(v1: str, v2: str) -> Callable[[Case], Finding]:
+    """One that no flag of minibox needs."""
+
+    def find(case: Case) -> Finding:
+        for name in (v1, v2):
+            hierarchy = case.host.cgroups.find(name) if name else None
+            if hierarchy is not None:
+                return report.unneeded(f"{hierarchy.mountpoint}: no flag of minibox uses it")
+        return report.unneeded("mounted nowhere: no flag of minibox uses it")
+
+    return find
+
+
+def _kernel_list() -> dict[str, tuple[int, bool]]:
+    """Controller -> (hierarchy, enabled) by /proc/cgroups."""
+    try:
+        lines = calls.read_file("/proc/cgroups").splitlines()[1:]
+    except KernelError:
+        return {}
+    fields = [line.split() for line in lines]
+    return {one[0]: (int(one[1]), one[3] == "1") for one in fields if len(one) > 3}
+
+
+def _absent(case: Case, name: str) -> str:
+    known = _kernel_list()
+    if name not in known:
+        return (
+            "the kernel has no such v1 controller"
+            if case.host.cgroups.mode != "v2"
+            else "not in the v2 hierarchy"
+        )
+    if not known[name][1]:
+        return "switched off on the kernel's command line"
+    return "in no hierarchy that is mounted here"
+
+
+def _mount_command(case: Case, name: str) -> str:
+    known = _kernel_list()
+    if case.host.cgroups.mode == "v2" or name not in known:
+        return f"boot with cgroup_enable={name}, or with systemd.unified_cgroup_hierarchy=1 for v2"
+    if not known[name][1]:
+        return f"boot with cgroup_enable={name} (and without cgroup_disable={name})"
+    place = f"/sys/fs/cgroup/{name}"
+    return case.as_root(f"sh -c 'mkdir -p {place} && mount -t cgroup -o {name} none {place}'")
+
+
+def _delegate(case: Case, found: Trial) -> str:
+    """The command that gives the caller a group of its own."""
+    if case.is_root:
+        if found.made is not None and found.made.errno == EROFS:
+            return f"mount -o remount,rw {found.hierarchy.mountpoint}"
+        return "run minibox outside of the container around it: its cgroups are not delegated to that"
+    if found.is_v2 and os.path.isdir("/run/systemd/system"):
+        return "systemd-run --user --scope -p Delegate=yes minibox ..."
+    group = f"{found.hierarchy.mountpoint}/{case.host.user or case.euid}"
+    give = f"mkdir -p {group} && chown -R {case.euid}:{case.egid} {group}"
+    # The caller's shell goes in too: on v1 containers come below its group, on v2 a move needs both ends.
+    return f'sudo sh -c "{give} && echo $$ >{group}/cgroup.procs"'
+
+
+def clone_into(case: Case) -> Finding:
+    """CLONE_INTO_CGROUP, Linux 5.7."""
+    found = _v2(case)
+    if found is None or (case.host.cgroups.mode != "v2" and (found.made or found.born_inside)):
+        return report.unneeded("v2's: on v1 a container moves itself into its group")
+    if found.made is not None:
+        return report.limited(
+            f"{found.parent}: {found.made}", "no group for containers", _delegate(case, found)
+        )
+    if found.born_inside is not None:
+        mend = NEWER if found.born_inside.errno in (7, 22, 38) else _delegate(case, found)
+        return report.missing(str(found.born_inside), "no container can be made", mend, needed=True)
+    return report.ok("a child is born in its group")
+
+
+def kill(case: Case) -> Finding:
+    """cgroup.kill, Linux 5.14."""
+    found = _v2(case)
+    if found is None or (case.host.cgroups.mode != "v2" and (found.made or found.entered or found.killed)):
+        return report.unneeded("v2's: on v1 processes of a group are killed one by one")
+    if found.made is not None or found.entered is not None:
+        return report.limited(
+            f"{found.parent}: {found.made or found.entered}",
+            "no group for containers",
+            _delegate(case, found),
+        )
+    if found.killed is not None:
+        return report.limited(str(found.killed), "processes are killed one by one", NEWER)
+    return report.ok("all processes of a group are killed at once")
+
+
+def _v2(case: Case) -> Trial | None:
+    hierarchy: Hierarchy | None = case.host.cgroups.v2
+    return None if hierarchy is None else case.groups[hierarchy.mountpoint]
+
+
+CHECKS = (
+    Check("cgroup.mode", mode),
+    *(Check(f"cgroup.{name}", controller(name)) for name in FLAGS),
+    *(Check(f"cgroup.{v2 or v1}", other(v1, v2)) for v1, v2 in OTHERS),
+    Check("cgroup.clone-into", clone_into),
+    Check("cgroup.kill", kill),
+)
