@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from minibox.plan.model import Plan, Step
     from minibox.runtime.supervisor import Tracer
+    from minibox.runtime.verify import Finding
     from minibox.spec.options import Table
 
 USAGE = "minibox run [FLAG...] ROOTFS [COMMAND [ARG...]]"
@@ -82,6 +83,7 @@ def run(argv: list[str]) -> int:
             container.adopt_orphans()
             say_notes(container.state["notes"], options)
             container.start(tracer(options, container.prepared.plan), watch.disarm)
+            say_findings(container.findings)
             attendant = container.attendant(timeout=timeout, grace=grace)
         except BaseException:
             container.discard()
@@ -191,6 +193,14 @@ def write_pidfile(options: dict[str, Any], pid: int) -> None:
             os.rename(temporary, path)
         except OSError as error:
             raise SpecError("--pidfile", f"{path}: {error.strerror}") from None
+
+
+def say_findings(findings: list[Finding]) -> None:
+    """What --verify has found, in a line; a missing step is an error before this."""
+    if findings:
+        from minibox.runtime import verify
+
+        print(f"minibox: {verify.lines(findings, everything=False)[-1]}", file=sys.stderr)
 
 
 def say_notes(notes: list[str], options: dict[str, Any]) -> None:

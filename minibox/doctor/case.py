@@ -8,7 +8,8 @@ import os
 
 from minibox.doctor import groups, root, sandbox, trial
 from minibox.errors import KernelError, StateError
-from minibox.kernel import calls, host, mounts
+from minibox.kernel import calls, host
+from minibox.kernel import mounts as mountinfo
 from minibox.store import ids
 from minibox.store.state import Store
 
@@ -71,9 +72,9 @@ class Case:
         return host.probe(there, self.store.data)
 
     @once
-    def mounts(self) -> list[mounts.MountEntry]:
+    def mounts(self) -> list[mountinfo.MountEntry]:
         """The mounts that the caller sees."""
-        return mounts.parse(calls.read_file("/proc/self/mountinfo"))
+        return mountinfo.parse(calls.read_file("/proc/self/mountinfo"))
 
     @once
     def pool(self) -> tuple[int, int]:
@@ -120,18 +121,14 @@ class Case:
                 return value.strip()
         return ""
 
-    def mount_of(self, path: str) -> mounts.MountEntry:
+    def mount_of(self, path: str) -> mountinfo.MountEntry:
         """The mount that the nearest existing directory of a path lies on.  Raises LookupError."""
         there = os.path.realpath(trial.existing(path))
-        best = None
-        for one in self.mounts:
-            place = one.mountpoint.rstrip("/")
-            if there == one.mountpoint or there.startswith(place + "/"):
-                if best is None or len(one.mountpoint) >= len(best.mountpoint):
-                    best = one
-        if best is None:
+        above = [one for one in self.mounts if f"{there}/".startswith(one.mountpoint.rstrip("/") + "/")]
+        if not above:
             raise LookupError(f"{there} is on no mount of /proc/self/mountinfo")
-        return best
+        found: mountinfo.MountEntry = max(reversed(above), key=lambda one: len(one.mountpoint))
+        return found  # of several at one place, the last is on top
 
     def package(self, **names: str) -> str:
         """The command that installs a package, by the distribution that /etc/os-release names."""

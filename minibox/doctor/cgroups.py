@@ -8,8 +8,10 @@ from minibox.cgroup.groups import FLAGS
 from minibox.doctor import report
 from minibox.doctor.groups import Trial
 from minibox.doctor.kernel import NEWER
+from minibox.doctor.places import is_nested
 from minibox.doctor.report import Check
-from minibox.errors import KernelError
+from minibox.doctor.users import OUTSIDE
+from minibox.errors import KernelError, errno_name
 from minibox.kernel import calls
 
 TYPE_CHECKING = False
@@ -59,7 +61,11 @@ def controller(name: str) -> Callable[[Case], Finding]:
         found: Trial = case.groups[hierarchy.mountpoint]
         where = f"{'v2' if found.is_v2 else 'v1'}, {found.parent}"
         if found.made is not None:
-            return report.limited(f"{where}: {found.made}", WITHOUT[name], _delegate(case, found))
+            return report.limited(
+                f"{where}: no group can be made ({errno_name(found.made.errno)})",
+                WITHOUT[name],
+                _delegate(case, found),
+            )
         if found.entered is not None:
             return report.limited(
                 f"{where}: a group can be made, not entered: {found.entered}", WITHOUT[name],
@@ -74,7 +80,7 @@ def controller(name: str) -> Callable[[Case], Finding]:
             if error is not None:
                 mend = _delegate(case, found)
                 if error.errno == EBUSY:
-                    mend = f"systemd-run --user --scope -p Delegate={name} minibox ... (a group without processes)"
+                    mend = f"systemd-run --scope -p Delegate={name} minibox ... (alone in its group)"
                 return report.limited(f"{where}: cannot be handed down: {error}", WITHOUT[name], mend)
         return report.ok(f"{where}: a group can be made, entered and removed")
 
@@ -118,6 +124,8 @@ def _absent(case: Case, name: str) -> str:
 
 
 def _mount_command(case: Case, name: str) -> str:
+    if case.is_root and is_nested("user"):
+        return OUTSIDE
     known = _kernel_list()
     if case.host.cgroups.mode == "v2" or name not in known:
         return f"boot with cgroup_enable={name}, or with systemd.unified_cgroup_hierarchy=1 for v2"
@@ -130,15 +138,30 @@ def _mount_command(case: Case, name: str) -> str:
 def _delegate(case: Case, found: Trial) -> str:
     """The command that gives the caller a group of its own."""
     if case.is_root:
-        if found.made is not None and found.made.errno == EROFS:
+        if found.made is not None and found.made.errno == EROFS and not is_nested("user"):
             return f"mount -o remount,rw {found.hierarchy.mountpoint}"
-        return "run minibox outside of the container around it: its cgroups are not delegated to that"
+        return OUTSIDE
     if found.is_v2 and os.path.isdir("/run/systemd/system"):
         return "systemd-run --user --scope -p Delegate=yes minibox ..."
-    group = f"{found.hierarchy.mountpoint}/{case.host.user or case.euid}"
-    give = f"mkdir -p {group} && chown -R {case.euid}:{case.egid} {group}"
-    # The caller's shell goes in too: on v1 containers come below its group, on v2 a move needs both ends.
-    return f'sudo sh -c "{give} && echo $$ >{group}/cgroup.procs"'
+    name, owner = case.host.user or str(case.euid), f"{case.euid}:{case.egid}"
+    # The shell ($$, which is $0 in there) goes in too: on v1 containers come below its group; on v2 a move
+    # needs rights to a group above both ends, and what hands controllers down has no processes itself.
+    if found.is_v2:
+        wanted = " ".join(f"+{one}" for one in FLAGS if one in found.hierarchy.controllers)
+        return (
+            f'sudo sh -c \'cd {found.hierarchy.mountpoint} && echo "{wanted}" >cgroup.subtree_control && '
+            f"mkdir -p {name}/shell && chown -R {owner} {name} && echo $0 >{name}/shell/cgroup.procs' $$"
+        )
+    places = [
+        one.parent
+        for one in case.groups.values()
+        if one.made is not None and any(used in FLAGS for used in one.hierarchy.controllers)
+    ]
+    return (
+        f"sudo sh -c 'for d in {' '.join(places)}; do mkdir -p $d/{name} && chown -R {owner} $d/{name} && "
+        f"for f in cpuset.cpus cpuset.mems; do [ ! -e $d/$f ] || cat $d/$f >$d/{name}/$f; done && "
+        f"echo $0 >$d/{name}/cgroup.procs; done' $$"
+    )
 
 
 def clone_into(case: Case) -> Finding:

@@ -91,21 +91,18 @@ def libseccomp(case: Case) -> Finding:
 # --- calls -----------------------------------------------------------------------------------------
 
 
-def _refused(error: KernelError, needs: str, *, needed: bool = True) -> Finding:
-    """A call that the kernel does not know (or is said not to know), or refuses."""
-    mend = AROUND
-    if error.errno == ENOSYS:
-        mend = f"Linux {needs} has it: {NEWER}; where this one is newer, {AROUND}"
-    consequence = "no container can be made" if needed else "what needs it is refused"
-    return report.missing(str(error), consequence, mend, needed=needed)
+def _refused(case: Case, error: KernelError, needs: tuple[int, int]) -> Finding:
+    """A call that the kernel does not know, or that a filter around us refuses or says not to know."""
+    mend = AROUND if case.host.release >= needs else f"Linux {_dotted(needs)} has it: {NEWER}"
+    return report.missing(str(error), "no container can be made", mend, needed=True)
 
 
-def _call(text: str, needs: str, work: Callable[[], object]) -> Callable[[Case], Finding]:
+def _call(text: str, needs: tuple[int, int], work: Callable[[], object]) -> Callable[[Case], Finding]:
     def find(case: Case) -> Finding:
         try:
             trial.attempt(lambda: work() and None)
         except KernelError as error:
-            return _refused(error, needs)
+            return _refused(case, error, needs)
         return report.ok(text)
 
     return find
@@ -116,7 +113,7 @@ def clone3(case: Case) -> Finding:
     try:
         pid, pidfd = calls.clone3(0)
     except KernelError as error:
-        return _refused(error, "5.3")
+        return _refused(case, error, (5, 3))
     if pid == 0:
         os._exit(0)
     os.close(pidfd)
@@ -138,7 +135,7 @@ def _use_close_range() -> None:
     calls.close_range(3, 2**32 - 1, c.CLOSE_RANGE_CLOEXEC)
 
 
-def _in_sandbox(step: str, text: str, needs: str, see: str) -> Callable[[Case], Finding]:
+def _in_sandbox(step: str, text: str, needs: tuple[int, int], see: str) -> Callable[[Case], Finding]:
     """A call that has been made in the sandbox.  When it is refused, it is not the call that is wanting."""
 
     def find(case: Case) -> Finding:
@@ -148,7 +145,7 @@ def _in_sandbox(step: str, text: str, needs: str, see: str) -> Callable[[Case], 
         if error is None:
             return report.ok(text)
         if error.errno == ENOSYS:
-            return _refused(error, needs)
+            return _refused(case, error, needs)
         return report.ok(f"{text}: known, but refused here ({errno_name(error.errno)}), see {see}")
 
     return find
@@ -157,7 +154,7 @@ def _in_sandbox(step: str, text: str, needs: str, see: str) -> Callable[[Case], 
 def not_tried(case: Case) -> Finding:
     """For what would have been tried in the sandbox, had that come so far."""
     return report.Finding(
-        status=report.UNKNOWN, fact=f"not tried: the sandbox stopped at {case.sandbox.first_failure}"
+        status=report.UNKNOWN, fact=f"{report.NOT_TRIED} the sandbox stopped at {case.sandbox.first_failure}"
     )
 
 
@@ -268,21 +265,23 @@ def bounding(case: Case) -> Finding:
     """The caller's own bounding set; a user namespace starts with a full one of its own."""
     known = (1 << case.host.last_cap + 1) - 1
     lacking = known & ~case.host.bounding
-    new = case.host.last_cap + 1 - len(caps.NAMES)
-    text = f"{case.host.last_cap + 1} capabilities" + (
-        f", {new} of which minibox has no name for" if new > 0 else ""
-    )
+    text = f"{case.host.last_cap + 1} capabilities"
     if not lacking:
         return report.ok(f"{text}, none is lacking")
-    fact = f"{text}, lacking {' '.join(caps.names(lacking))}"
+    lost = caps.names(lacking)
+    fact = f"{text}, lacking {' '.join(lost[:6])}{f' and {len(lost) - 6} more' if len(lost) > 6 else ''}"
     default = lacking & defaults.CAPABILITIES
     if default:
         consequence = f"containers have less than the default fourteen: no {' '.join(caps.names(default))}"
     else:
         consequence = "--cap-add of these is refused; the default fourteen are there"
-    return report.limited(
-        fact, consequence, "whatever started this dropped them: capsh --print; docker --cap-add"
+    added = (
+        " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lost)
+        if len(lost) < 4
+        else "--privileged"
     )
+    mend = f"what started this dropped them; where that was docker: docker run {added} ..."
+    return report.limited(fact, consequence, mend)
 
 
 def keyring(case: Case) -> Finding:
@@ -336,13 +335,13 @@ CHECKS = (
     Check("kernel.libseccomp", libseccomp),
     Check("kernel.python", python),
     Check("call.clone3", clone3),
-    Check("call.pidfd", _call("pidfd_open(2), pidfd_send_signal(2)", "5.3", _use_pidfd)),
-    Check("call.openat2", _call("openat2(2) with RESOLVE_IN_ROOT", "5.6", _use_openat2)),
-    Check("call.close_range", _call("close_range(2) with CLOEXEC", "5.11", _use_close_range)),
-    Check("call.fsopen", _in_sandbox("tmpfs", "fsopen(2), fsconfig(2), fsmount(2)", "5.2", "mount.tmpfs")),
-    Check("call.open_tree", _in_sandbox("open_tree", "open_tree(2)", "5.2", "mount.binds")),
-    Check("call.move_mount", _in_sandbox("staging", "move_mount(2)", "5.2", "mount.tmpfs")),
-    Check("call.mount_setattr", _in_sandbox("private", "mount_setattr(2)", "5.12", "mount.private")),
+    Check("call.pidfd", _call("pidfd_open(2), pidfd_send_signal(2)", (5, 3), _use_pidfd)),
+    Check("call.openat2", _call("openat2(2) with RESOLVE_IN_ROOT", (5, 6), _use_openat2)),
+    Check("call.close_range", _call("close_range(2) with CLOEXEC", (5, 11), _use_close_range)),
+    Check("call.fsopen", _in_sandbox("tmpfs", "fsopen(2), fsconfig(2), fsmount(2)", (5, 2), "mount.tmpfs")),
+    Check("call.open_tree", _in_sandbox("open_tree", "open_tree(2)", (5, 2), "mount.binds")),
+    Check("call.move_mount", _in_sandbox("staging", "move_mount(2)", (5, 2), "mount.tmpfs")),
+    Check("call.mount_setattr", _in_sandbox("private", "mount_setattr(2)", (5, 12), "mount.private")),
     Check("seccomp.filter", seccomp_filter),
     Check("seccomp.actions", seccomp_actions),
     Check("seccomp.flags", seccomp_flags),

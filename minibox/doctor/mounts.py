@@ -99,7 +99,8 @@ def overlay(case: Case) -> Finding:
     except KernelError as error:
         if error.errno in (EACCES, EPERM, 30) and error.syscall == "mkdirat":
             return report.Finding(status=report.UNKNOWN, fact=f"not tried: {error}; see store.data")
-        if case.sandbox.failure("create") is not None or not case.sandbox.tried("staging"):
+        steps = ("create", "maps", "mount", "staging")
+        if any(not case.sandbox.tried(step) or case.sandbox.failure(step) for step in steps):
             return not_tried(case)
         return _no_overlay(case, f"{text}: {error}", place, error)
     if not case.host.can_overlay:
@@ -130,7 +131,7 @@ def _try_overlay(case: Case, directory: str) -> None:
         calls.mkdirat(c.AT_FDCWD, path, 0o755)
     if case.is_root:
         for path in (lower, f"{lower}/kept", f"{lower}/gone", layer, f"{layer}/upper", f"{layer}/work"):
-            os.chown(path, uid, uid)
+            calls.os_call("chown", os.chown, path, uid, uid)
         _open_layers(ctx, lower, layer, recursive=False)
 
     def work(child: trial.Child) -> None:

@@ -11,6 +11,7 @@ from minibox.doctor.report import Check
 from minibox.errors import KernelError
 from minibox.kernel import calls
 from minibox.kernel import consts as c
+from minibox.runtime import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +72,29 @@ def _written(case: Case, path: str, other: str) -> Finding:
             mend = f"df -h {there}; df -i {there}; make room there, or {other}"
         return report.missing(f"{text}: {error}", "no container can be made", mend, needed=True)
     return report.ok(f"{text} can be written to")
+
+
+def cache(case: Case) -> Finding:
+    """Where compiled filters are kept: whoever else could write there could change a filter."""
+    path = prepare.cache_directory()
+    other = f"rm -rf {path}" if case.is_root else f"sudo rm -rf {path}; or set XDG_CACHE_HOME"
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return report.ok(f"{path} is made when it is needed")
+    except OSError as error:
+        return report.missing(f"{path}: {error.strerror}", "no filter can be loaded", other, needed=True)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != case.euid:
+        return report.missing(
+            f"{path} is not a directory of {case.who}", "it is not used: no filter can be loaded", other,
+            needed=True,
+        )  # fmt: skip
+    if status.st_mode & 0o022:
+        return report.missing(
+            f"{path} can be written to by others", "it is not used: no filter can be loaded",
+            f"chmod go-w {path}", needed=True,
+        )  # fmt: skip
+    return report.ok(f"{path} is private")
 
 
 def space(of: str) -> Callable[[Case], Finding]:
@@ -141,18 +165,21 @@ def _limit(value: int) -> str:
 # --- around ------------------------------------------------------------------------------------------
 
 
+def is_nested(kind: str) -> bool:
+    """Whether the caller's namespace of a kind is another than the machine's first."""
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino != INITIAL[kind]
+    except OSError:
+        return False
+
+
 def nested(case: Case) -> Finding:
     """Is this a container itself?  Marks that runtimes leave, and namespaces that are not the first ones."""
     marks = [path for path in MARKS if os.path.exists(path)]
-    if os.environ.get("container"):
-        marks.append(f"$container={os.environ['container']}")
-    signs = []
-    for kind, inode in INITIAL.items():
-        try:
-            if os.stat(f"/proc/self/ns/{kind}").st_ino != inode:
-                signs.append(f"{kind} namespace")
-        except OSError:
-            continue
+    runtime = os.environ.get("container")  # noqa: SIM112  (systemd's name for it)
+    if runtime:
+        marks.append(f"$container={runtime}")
+    signs = [f"{kind} namespace" for kind in INITIAL if is_nested(kind)]
     if case.status("Seccomp") == "2":
         signs.append("seccomp filter")
     if not signs:
@@ -169,6 +196,7 @@ def nested(case: Case) -> Finding:
 CHECKS = (
     Check("store.run", run_directory),
     Check("store.data", data_directory),
+    Check("store.cache", cache),
     Check("store.run-space", space("run")),
     Check("store.data-space", space("data")),
     Check("host.limits", limits),

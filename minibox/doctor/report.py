@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from minibox.doctor.case import Case
 
 OK, LIMITED, MISSING, UNNEEDED, UNKNOWN = "ok", "limited", "missing", "not needed", "unknown"
+NOT_TRIED = "not tried:"
 STATUSES = (OK, LIMITED, MISSING, UNNEEDED, UNKNOWN)
 
 
@@ -104,13 +105,24 @@ class Report(Record):
         return f"minibox run does NOT work here for {self.user}: {reasons} ({counts})"
 
     def lines(self) -> Iterable[str]:
-        """The report as a person reads it."""
+        """The report as a person reads it: what could not be tried for one reason is one line, and a command
+        that mends several things is printed once."""
+        named: dict[str, str] = {}
+        told: set[str] = set()
         for one in self.findings:
+            if one.fact.startswith(NOT_TRIED):
+                same = [other.id for other in self.findings if other.fact == one.fact]
+                if one.fact not in told:
+                    yield f"{one.status:10}  {f'{len(same)} checks':20}  {one.fact}: {' '.join(same)}"
+                told.add(one.fact)
+                continue
             yield f"{one.status:10}  {one.id:20}  {one.fact}"
             if one.consequence:
                 yield f"{'':34}so: {one.consequence}"
             if one.mend:
-                yield f"{'':34}try: {one.mend}"
+                first = named.setdefault(one.mend, one.id)
+                again = first != one.id and len(one.mend) > 80
+                yield f"{'':34}try: {f'as for {first}' if again else one.mend}"
         yield self.summary()
 
     def to_json(self) -> dict[str, Any]:

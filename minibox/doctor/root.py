@@ -41,7 +41,7 @@ class Shape(Record):
     setuid: int
     devices: int
     unmapped: tuple[int, ...]  # owners that have no id in a container
-    unreadable: int
+    unreadable: tuple[str, ...]  # paths
 
 
 def directory(case: Case) -> Finding:
@@ -153,14 +153,17 @@ def _emulator(machine: str) -> str:
 def walk(case: Case) -> Shape:
     """Count, for a while."""
     end = time.monotonic() + MOST_SECONDS
-    files = size = setuid = devices = unreadable = 0
+    files = size = setuid = devices = 0
+    unreadable: list[str] = []
     unmapped: set[int] = set()
-    owned = _mapped(case)
-    for status, readable in _entries(case.rootfs):
+    whole, owned = True, _mapped(case)
+    for path, status, readable in _entries(case.rootfs):
         if files >= MOST_FILES or (files % 256 == 0 and time.monotonic() > end):
+            whole = False
             break
         files += 1
-        unreadable += not readable
+        if not readable:
+            unreadable.append(path.removeprefix(case.rootfs))
         if status is None:
             continue
         size += status.st_blocks * 512
@@ -169,41 +172,41 @@ def walk(case: Case) -> Shape:
         for number in (status.st_uid, status.st_gid):
             if not any(first <= number < first + count for first, count in owned):
                 unmapped.add(number)
-    else:
-        return Shape(
-            files=files, size=size, whole=True, setuid=setuid, devices=devices,
-            unmapped=tuple(sorted(unmapped)), unreadable=unreadable,
-        )  # fmt: skip
     return Shape(
-        files=files, size=size, whole=False, setuid=setuid, devices=devices,
-        unmapped=tuple(sorted(unmapped)), unreadable=unreadable,
-    )  # fmt: skip
+        files=files,
+        size=size,
+        whole=whole,
+        setuid=setuid,
+        devices=devices,
+        unmapped=tuple(sorted(unmapped)),
+        unreadable=tuple(unreadable),
+    )
 
 
-def _entries(top: str) -> Iterator[tuple[os.stat_result | None, bool]]:
-    """(status, may the caller read it) of everything below; links are not followed."""
+def _entries(top: str) -> Iterator[tuple[str, os.stat_result | None, bool]]:
+    """(path, status, may the caller read it) of everything below; links are not followed."""
     waiting = [top]
     while waiting:
         path = waiting.pop()
         try:
             listed = os.scandir(path)
         except OSError:
-            yield None, False
+            yield path, None, False
             continue
         with listed:
             for entry in listed:
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:
-                    yield None, False
+                    yield entry.path, None, False
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     waiting.append(entry.path)
-                    yield status, True
+                    yield entry.path, status, True
                 elif stat.S_ISREG(status.st_mode):
-                    yield status, os.access(entry.path, os.R_OK)
+                    yield entry.path, status, os.access(entry.path, os.R_OK)
                 else:
-                    yield status, True
+                    yield entry.path, status, True
 
 
 def _mapped(case: Case) -> list[tuple[int, int]]:
@@ -240,12 +243,12 @@ def owners(case: Case) -> Finding:
     found = case.shape
     part = "" if found.whole else f" (of the first {found.files} files)"
     if found.unreadable:
+        more = f" and {len(found.unreadable) - 3} more" if len(found.unreadable) > 3 else ""
         return report.limited(
-            f"{found.unreadable} files cannot be read by {case.who}{part}",
-            "nor can they in a container",
-            f"{case.as_root(f'chown -R {case.euid}:{case.egid} {case.rootfs}')}"
-            if not case.is_root
-            else f"chmod -R u+rX {case.rootfs}",
+            f"{case.who} cannot read {' '.join(found.unreadable[:3])}{more}{part}",
+            "nor can a container's root",
+            case.as_root(f"cp -a {case.rootfs} DIR")
+            + ("" if case.is_root else f" && sudo chown -R {case.euid}:{case.egid} DIR"),
         )
     if found.unmapped:
         shown = " ".join(map(str, found.unmapped[:4])) + (" ..." if len(found.unmapped) > 4 else "")

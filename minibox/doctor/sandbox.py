@@ -104,11 +104,10 @@ def build(case: Case) -> Outcome:
         child.tell({"go": True})
         try:
             while message := child.hear():
-                failure = message["failure"]
-                error = failure and KernelError(
-                    failure["errno"], failure["syscall"], tuple(failure["operands"])
+                said = message["failure"]
+                found.steps[message["step"]] = said and KernelError(
+                    said["errno"], said["syscall"], tuple(said["operands"])
                 )
-                found.steps[message["step"]] = error
         except KernelError as error:
             found.end = str(error)
         status = child.wait()

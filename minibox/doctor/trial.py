@@ -62,11 +62,10 @@ class Child:
                 os._exit(1)
             self.tell({"born": True})
         if pid and flags:
-            self.pid, self.pidfd = pid, -1
             try:
                 self.hear()
             except BaseException:
-                self.end()
+                os.waitpid(pid, 0)
                 raise
         return pid, -1
 

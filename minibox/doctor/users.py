@@ -25,6 +25,7 @@ MAX_USER = "user/max_user_namespaces"
 UNPRIVILEGED = "kernel/unprivileged_userns_clone"
 APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"
 ENOSPC, EUSERS = 28, 87
+OUTSIDE = "run minibox outside of the container around this one, which forbids it in here"
 #: what root of a container can be expected to have: the range that useradd gives
 USUAL_RANGE = 65536
 WORK_OF = {
@@ -39,6 +40,8 @@ WORK_OF = {
 
 
 def _sysctl(case: Case, path: str, value: int) -> str:
+    if case.is_root and not os.access(f"/proc/sys/{path}", os.W_OK):  # read-only: a container's
+        return OUTSIDE
     return case.as_root(f"sysctl -w {path.replace('/', '.')}={value}")
 
 
@@ -137,7 +140,7 @@ def maps(case: Case) -> Finding:
         )
     mend = why_not(case, error)
     if case.is_root and not _is_mapped(outside, size):
-        mend = f"run minibox outside, or with a map of ids that there are here: minibox run --uidmap 0:{case.euid}:1"
+        mend = f"minibox run --uidmap 0:{case.euid}:1 ... (one id), or run minibox outside of this container"
     return report.missing(str(error), "no container can be made", mend, needed=True)
 
 
@@ -196,8 +199,7 @@ def pool(case: Case) -> Finding:
     """Root's: the pool that store/ids.py hands ranges out of."""
     if not case.is_root:
         return report.unneeded("root's containers take their ids from a pool; yours have your own")
-    give = f"usermod --add-subuids {ids.POOL[0]}-{sum(ids.POOL) - 1} --add-subgids {ids.POOL[0]}-{sum(ids.POOL) - 1}"
-    mend = f"useradd -r -s /usr/sbin/nologin {ids.OWNER}; {give} {ids.OWNER}"
+    mend = f"echo {ids.OWNER}:{_free_range(1 << 24)}:{1 << 24} | tee -a /etc/subuid /etc/subgid"
     try:
         first, count = case.pool
         slot, _next = ids.peek(case.store.run)
@@ -248,7 +250,15 @@ def subordinate(kind: str) -> Callable[[Case], Finding]:
 
 
 def _give_range(case: Case) -> str:
-    """usermod with a range behind all that are given, so that no two users share an id."""
+    """usermod, or a line by number for a user without an account."""
+    first, last = _free_range(USUAL_RANGE), _free_range(USUAL_RANGE) + USUAL_RANGE - 1
+    if not case.host.user:
+        return f"echo {case.euid}:{first}:{USUAL_RANGE} | sudo tee -a /etc/subuid /etc/subgid"
+    return f"sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {case.host.user}"
+
+
+def _free_range(size: int) -> int:
+    """The first id of a range behind all that are given, so that no two users share an id."""
     first = 100_000
     for path in ("/etc/subuid", "/etc/subgid"):
         try:
@@ -259,9 +269,7 @@ def _give_range(case: Case) -> str:
             start, _, count = line.strip().partition(":")[2].partition(":")
             if start.isdigit() and count.isdigit():
                 first = max(first, int(start) + int(count))
-    last = first + USUAL_RANGE - 1
-    who = case.host.user or "USER"
-    return case.as_root(f"usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {who}")
+    return -(-first // size) * size if size > USUAL_RANGE else first
 
 
 def tool(kind: str) -> Callable[[Case], Finding]:

@@ -11,7 +11,7 @@ from minibox.doctor.report import Check, Finding
 from minibox.errors import KernelError, MiniboxError, StepError
 from minibox.kernel import calls, tree
 from minibox.kernel import consts as c
-from minibox.runtime import container, hints
+from minibox.runtime import container, hints, prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SECONDS = 10.0
 
 
 def run(case: Case) -> Finding:
-    """`minibox.run(ROOT, ["/bin/init", "pause"])`, with states and layers beside the real ones, taken away afterwards."""
+    """`minibox.run(ROOT, ["/bin/init", "pause"])`, with states and layers of its own."""
     image = os.path.join(os.path.dirname(os.path.dirname(container.__file__)), "minibox-init")
     if not os.path.exists(image):
         return Finding(status=report.UNKNOWN, fact="not tried: minibox-init is not there", needed=True)
@@ -60,6 +60,8 @@ def _run(directory: str, image: str) -> dict[str, Any]:
     # RUN is a directory of its own, since the real one is perhaps in use; ROOTFS must be in reach.
     os.chmod(directory, 0o711)
     environment = {"MINIBOX_ROOT": f"{directory}/run", "MINIBOX_DATA": f"{directory}/data"}
+    if os.geteuid() and not os.path.lexists(prepare.cache_directory()):
+        environment["XDG_CACHE_HOME"] = f"{directory}/cache"  # nothing is to be left behind
     with trial.Child(lambda child: child.tell(_act(root, environment))) as child:
         return child.hear(SECONDS)
 

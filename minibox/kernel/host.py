@@ -38,6 +38,7 @@ NO_UPPER = {
     0xE0F5E1E2,  # erofs
 }
 OVERLAY_IN_USERNS = (5, 11)
+TMPFS_USER_XATTR = (6, 6)  # overlayfs of a user namespace marks directories with user.overlay.opaque
 OVERLAY_OVER_IDMAPPED = (5, 19)
 
 
@@ -81,7 +82,14 @@ class Host(Record):
     @property
     def can_overlay(self) -> bool:
         """Whether a user namespace may lay an overlay whose upper layer is in `layers`."""
-        return self.release >= OVERLAY_IN_USERNS and self.layers_type not in NO_UPPER
+        if self.layers_type == c.TMPFS_MAGIC and self.release < TMPFS_USER_XATTR:
+            return False  # it could, and `rm -r` in it would end in EIO
+        return self.release >= OVERLAY_IN_USERNS and self.holds_upper
+
+    @property
+    def holds_upper(self) -> bool:
+        """Whether overlayfs writes to the file system of `layers` at all."""
+        return self.layers_type not in NO_UPPER
 
 
 def magic_of(path: str) -> int:

@@ -110,7 +110,7 @@ class _Compiler:
                     f"{'.'.join(map(str, self.host.release))}: leave --writable out, or --userns host",
                 )
             return "direct"
-        if not self.host.can_overlay:
+        if not (self.host.can_overlay if self.mapped else self.host.holds_upper):
             return "copy"
         if shifted and not (
             self.host.can_idmap(self.host.root_type) and self.host.release >= OVERLAY_OVER_IDMAPPED
@@ -250,10 +250,10 @@ class _Compiler:
         )  # fmt: skip
         if self.layering == "copy":
             shift = self.host.is_root and self.mapped
-            self.notes.append(
-                f"{self.spec.root.path} is copied: its file system, or this kernel, has no "
-                f"{'idmapped mounts' if shift else 'overlay in a user namespace'}"
-            )
+            reason = "its file system, or this kernel, has no idmapped mounts"
+            if not self.host.can_overlay:
+                reason = f"the file system of {self.layer}, or this kernel, takes no overlay of a user namespace"
+            self.notes.append(f"{self.spec.root.path} is copied: {reason}")
             self.add(
                 "root.copy", "supervisor",
                 ops.CopyRoot(
@@ -545,6 +545,12 @@ class _Compiler:
         elif pid == "host" and (self.own_user or self.spec.userns == "join"):
             op = ops.OpenTree(path="/proc", name="proc")
             why = "The host's procfs: a user namespace cannot mount one of the host's pid namespace."
+        elif pid and self.own_user:
+            raise SpecError(
+                "--pid",
+                f"{pid} belongs to another user namespace than the container's, which cannot mount its /proc: "
+                "share that one too (--userns container:ID), or --userns host",
+            )
         self.add("mount.proc.open", "child", op, why, "proc(5)", "proc-write-redirect")
 
     def _enter_groups(self) -> None:
@@ -909,6 +915,11 @@ class _Compiler:
             "sync.start.wait", "child", ops.Await(event="start"),
             "A created container stays here until it is started; the supervisor's death ends it.", "unix(7)",
         )  # fmt: skip
+        if self.spec.stop_at_exec:
+            self.add(
+                "process.trace-me", "child", ops.TraceMe(),
+                "The payload stops before its first instruction, so that it can be looked at.", "ptrace(2)",
+            )  # fmt: skip
         if process.no_new_privs:
             self.add(
                 "process.no-new-privs", "child", ops.SetNoNewPrivs(),

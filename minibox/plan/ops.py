@@ -1224,6 +1224,18 @@ class PrepareProgram(Op):
         ctx.program = Program(candidates, calls.strings(self.argv), calls.strings(env), search=search)
 
 
+class TraceMe(Op):
+    """Let the parent see the execve: the process stops there until it is let go."""
+
+    SYSCALL = "ptrace"
+
+    def describe(self) -> str:
+        return "ptrace(PTRACE_TRACEME)"
+
+    def perform(self, ctx: Context) -> None:
+        calls.ptrace(c.PTRACE_TRACEME, 0)
+
+
 class SetNoNewPrivs(Op):
     """No program run from here on gains anything by being set-uid or having capabilities."""
 

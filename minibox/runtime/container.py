@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from minibox.runtime.prepare import Prepared
     from minibox.runtime.supervisor import Tracer
+    from minibox.runtime.verify import Finding
     from minibox.spec.from_flags import Options
     from minibox.store.state import Store
 
@@ -48,6 +49,7 @@ class Container:
         self.keep = keep
         self.ctx = Context()
         self.orphans = False
+        self.findings: list[Finding] = []
         self.state: dict[str, Any] = self._first_state()
 
     @classmethod
@@ -145,9 +147,27 @@ class Container:
         try:
             supervisor.start()
             self.write(status="running", started=time.time())
+            if self.prepared.spec.stop_at_exec:
+                self._look_at_it()
         except BaseException:
             self.discard()
             raise
+
+    def _look_at_it(self) -> None:
+        """`--verify`: the payload stands still before its first instruction; is all as planned?
+
+        Raises StateError when a step of the Plan is missing.
+        """
+        from minibox.runtime import verify
+
+        os.waitpid(self.ctx.pid, os.WUNTRACED)
+        self.findings = verify.verify(self.state)
+        if any(one.verdict == verify.MISSING for one in self.findings):
+            calls.pidfd_send_signal(self.ctx.pidfd, c.SIGNALS["KILL"])
+            os.waitpid(self.ctx.pid, 0)
+            text = "\n".join(verify.lines(self.findings, everything=False))
+            raise StateError(f"verify: not started, since the kernel reports otherwise:\n{text}")
+        calls.ptrace(c.PTRACE_DETACH, self.ctx.pid)
 
     def attendant(self, *, timeout: float | None = None, grace: float | None = None) -> Attendant:
         """The loop that stays with the payload; its `kill` ends every process of the container."""

@@ -189,6 +189,7 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     ),
     ("SetOomScore", (EACCES, EPERM), _always, "less than the caller's own score needs CAP_SYS_RESOURCE"),
     ("MakeLayer", (ENOSPC, EDQUOT), _always, "the disk is full: choose another place with --data-root"),
+    ("CopyRoot", (EACCES, EPERM), _rootless, "a copy needs a root that the caller may read, all of it"),
     ("CopyRoot", (ENOSPC, EDQUOT), _always, "the disk is full: choose another place with --data-root"),
     ("SetSysctl", (ENOENT,), _always, "this kernel has no such setting"),
     ("SetSysctl", (EACCES, EPERM), _always, "not a setting of a namespace that the container owns"),

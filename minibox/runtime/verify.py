@@ -752,6 +752,7 @@ CHECKS: dict[type[ops.Op], Callable[[View, Step], Verdict]] = {
     ops.RaiseAmbient: _ambient,
     ops.SetDeathSignal: _over("only the process itself may ask for it: prctl(2)"),
     ops.PrepareProgram: _over("memory of the process before execve"),
+    ops.TraceMe: _over("the stop at execve is over"),
     ops.SetNoNewPrivs: _no_new_privs,
     ops.CloseDescriptors: _descriptors,
     ops.LoadSeccomp: _seccomp,

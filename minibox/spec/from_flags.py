@@ -68,6 +68,7 @@ def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Option
         privileged=privileged,
         init=_init(options.get("init")),
         preserve_fds=preserved(options),
+        stop_at_exec=bool(options.get("verify")),
     )
     if not spec.hostname and spec.is_new("uts"):
         spec = spec.replace(hostname=spec.id[:63])
@@ -240,7 +241,7 @@ def _maps(options: Options, flag: str, other: str) -> tuple[idmap.IdMap, ...]:
 
 
 def _time_offsets(options: Options) -> tuple[tuple[str, int, int], ...]:
-    offsets = []
+    offsets: dict[str, tuple[str, int, int]] = {}  # of one clock the last counts: the kernel takes one line each
     for text in options.get("time_offset", ()):
         clock, equals, number = text.partition("=")
         clocks: tuple[str, ...] = (clock,)
@@ -252,8 +253,8 @@ def _time_offsets(options: Options) -> tuple[tuple[str, int, int], ...]:
             raise SpecError("--time-offset", f'"{text}" is not [monotonic=|boottime=]SECONDS')
         total = int(whole) * 10**9 + int((fraction + "0" * 9)[:9])
         seconds, nanoseconds = divmod(-total if negative else total, 10**9)
-        offsets += [(name, seconds, nanoseconds) for name in clocks]
-    return tuple(offsets)
+        offsets.update((name, (name, seconds, nanoseconds)) for name in clocks)
+    return tuple(offsets.values())
 
 
 # --- limits ------------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ class Spec(Record):
     privileged: bool = False
     init: str = ""  # "", or what minibox-init is to do as PID 1: "run" the command, or "pause"
     preserve_fds: int = 0
+    stop_at_exec: bool = False  # hold the payload before its first instruction, to be looked at
 
     def namespace(self, kind: str) -> Namespace:
         """The namespace of a kind; the host's own when the Spec does not name it."""

@@ -32,6 +32,7 @@ RUN: Table = {
     "stop-timeout": (VALUE, "", "SECONDS", "from a SIGTERM that it handles to SIGKILL (default 10)"),
     "init": (FLAG, "", "", "minibox-init as PID 1: passes signals on and reaps"),
     "preserve-fds": (VALUE, "", "N", "hand on N descriptors from 3 on"),
+    "verify": (FLAG, "", "", "before the payload begins, compare every step with what the kernel reports"),
     "annotation": (LIST, "", "KEY=VALUE", "a note kept in its state"),
     "read-only": (FLAG, "", "", "the root cannot be written to"),
     "writable": (FLAG, "", "", "ROOTFS itself takes the changes (default: a private layer)"),
