@@ -105,9 +105,7 @@ def _attended(
         write_pidfile(options, container.ctx.pid)
         ended = attendant.run()
     except BaseException:
-        attendant.kill()
-        attendant.readers.clear()
-        container.finish(attendant.run())
+        container.finish(attendant.abandon())
         raise
     state = container.finish(ended)
     report_end(state, options)

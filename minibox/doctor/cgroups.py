@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from minibox.doctor.case import Case
     from minibox.doctor.report import Finding
 
-EACCES, EPERM, EROFS, EBUSY = 13, 1, 30, 16
+EROFS, EBUSY = 30, 16
+CONFIG = {"memory": "MEMCG", "pids": "CGROUP_PIDS", "cpu": "CFS_BANDWIDTH", "cpuset": "CPUSETS"}
 WITHOUT = {
     "memory": "no --memory, and no report of an OOM kill",
     "pids": "no --pids-limit, and the default limit of 4096 is not in force",
@@ -127,10 +128,12 @@ def _mount_command(case: Case, name: str) -> str:
     if case.is_root and is_nested("user"):
         return OUTSIDE
     known = _kernel_list()
-    if case.host.cgroups.mode == "v2" or name not in known:
-        return f"boot with cgroup_enable={name}, or with systemd.unified_cgroup_hierarchy=1 for v2"
+    if name not in known:
+        return f"a kernel with CONFIG_{CONFIG[name]}"
     if not known[name][1]:
         return f"boot with cgroup_enable={name} (and without cgroup_disable={name})"
+    if case.host.cgroups.mode == "v2":
+        return f"a v1 hierarchy has it: umount that, or boot with cgroup_no_v1={name}"
     place = f"/sys/fs/cgroup/{name}"
     return case.as_root(f"sh -c 'mkdir -p {place} && mount -t cgroup -o {name} none {place}'")
 
@@ -170,13 +173,16 @@ def clone_into(case: Case) -> Finding:
     if found is None or (case.host.cgroups.mode != "v2" and (found.made or found.born_inside)):
         return report.unneeded("v2's: on v1 a container moves itself into its group")
     if found.made is not None:
-        return report.limited(
-            f"{found.parent}: {found.made}", "no group for containers", _delegate(case, found)
-        )
+        return _no_group(case, found, found.made)
     if found.born_inside is not None:
         mend = NEWER if found.born_inside.errno in (7, 22, 38) else _delegate(case, found)
         return report.missing(str(found.born_inside), "no container can be made", mend, needed=True)
     return report.ok("a child is born in its group")
+
+
+def _no_group(case: Case, found: Trial, error: KernelError) -> Finding:
+    fact = f"{found.parent}: no group can be made or entered ({errno_name(error.errno)})"
+    return report.limited(fact, "containers have no group", _delegate(case, found))
 
 
 def kill(case: Case) -> Finding:
@@ -184,12 +190,9 @@ def kill(case: Case) -> Finding:
     found = _v2(case)
     if found is None or (case.host.cgroups.mode != "v2" and (found.made or found.entered or found.killed)):
         return report.unneeded("v2's: on v1 processes of a group are killed one by one")
-    if found.made is not None or found.entered is not None:
-        return report.limited(
-            f"{found.parent}: {found.made or found.entered}",
-            "no group for containers",
-            _delegate(case, found),
-        )
+    failure = found.made or found.entered
+    if failure is not None:
+        return _no_group(case, found, failure)
     if found.killed is not None:
         return report.limited(str(found.killed), "processes are killed one by one", NEWER)
     return report.ok("all processes of a group are killed at once")

@@ -75,15 +75,25 @@ def python(case: Case) -> Finding:
 def libseccomp(case: Case) -> Finding:
     """The library that compiles filters."""
     version = ask.libseccomp_version()
+    said = "libseccomp.so.2 is not there"
+    try:
+        import pyseccomp  # noqa: F401  (it looks for the library by itself, with ldconfig)
+    except (ImportError, RuntimeError, OSError) as error:
+        if version:
+            return report.missing(
+                f"libseccomp {version}, but pyseccomp: {error}",
+                "filters that have not been compiled before cannot be had",
+                "PATH=$PATH:/sbin:/usr/sbin minibox ... (it is found by ldconfig)",
+            )
+        said = f"{said}, or pyseccomp: {error}"
     if not version:
         return report.missing(
-            "libseccomp.so.2 is not there",
-            "no filter can be compiled: containers run with --seccomp unconfined only",
+            said,
+            "filters that have not been compiled before cannot be had: --seccomp unconfined works",
             case.package(
                 debian="libseccomp2", fedora="libseccomp", arch="libseccomp", alpine="libseccomp",
                 suse="libseccomp2",
             ),
-            needed=True,
         )  # fmt: skip
     return report.ok(f"libseccomp {version}")
 
@@ -275,11 +285,8 @@ def bounding(case: Case) -> Finding:
         consequence = f"containers have less than the default fourteen: no {' '.join(caps.names(default))}"
     else:
         consequence = "--cap-add of these is refused; the default fourteen are there"
-    added = (
-        " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lost)
-        if len(lost) < 4
-        else "--privileged"
-    )
+    added = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lost)
+    added = added if len(lost) < 4 else "--privileged"
     mend = f"what started this dropped them; where that was docker: docker run {added} ..."
     return report.limited(fact, consequence, mend)
 

@@ -52,6 +52,20 @@ def mount(step: str, text: str, option: str) -> Callable[[Case], Finding]:
     return find
 
 
+def binds(case: Case) -> Finding:
+    """The host's mounts as detached copies: root's are taken before the clone, a user's after it."""
+    if case.is_root:
+        try:
+            trial.attempt(lambda: os.close(calls.open_tree(c.AT_FDCWD, "/", c.OPEN_TREE_CLONE)))
+        except KernelError as error:
+            return report.missing(
+                str(error), "no container can be made",
+                "this root has no rights over its mounts: run minibox outside of the container around it",
+                needed=True,
+            )  # fmt: skip
+    return mount("open_tree", "the host's mounts can be bound", "")(case)
+
+
 def covered(case: Case) -> list[str]:
     """What is mounted below /proc over a file of it: a new procfs would show what that hides, so the kernel
     refuses it to a user namespace (mount_too_revealing).  Empty directories may be mounted over."""
@@ -88,6 +102,10 @@ def proc_whole(case: Case) -> Finding:
 # --- overlay and id maps -----------------------------------------------------------------------------
 
 
+class Unusable(Exception):
+    """An overlay that is mounted and does not work: its upper layer has no user.* attributes."""
+
+
 def overlay(case: Case) -> Finding:
     """An overlay in a user namespace whose upper layer is where layers are kept, made as a container's is."""
     place = trial.existing(case.store.data)
@@ -103,6 +121,12 @@ def overlay(case: Case) -> Finding:
         if any(not case.sandbox.tried(step) or case.sandbox.failure(step) for step in steps):
             return not_tried(case)
         return _no_overlay(case, f"{text}: {error}", place, error)
+    except Unusable as error:
+        return report.limited(
+            f"{text}: mounted, but {error}",
+            "a container cannot replace every file or directory of ROOTFS (EIO)",
+            "minibox --data-root DIR ... with a DIR on ext4, xfs or btrfs (tmpfs: since Linux 6.6)",
+        )
     if not case.host.can_overlay:
         return report.limited(f"{text}: works, though not expected", "ROOTFS is copied", "report it")
     return report.ok(f"{text}: an upper layer works in a user namespace (userxattr)")
@@ -154,6 +178,7 @@ def _try_overlay(case: Case, directory: str) -> None:
             user_xattr=True,
         ).perform(ctx)
         root = ctx.fd("root")
+        child.tell({"mounted": True})
         # A whiteout, an opaque directory and a new file are all that an upper layer has to be able to keep.
         calls.os_call("unlinkat", os.unlink, "gone", dir_fd=root)
         calls.os_call("unlinkat", os.rmdir, "kept", dir_fd=root)
@@ -174,13 +199,17 @@ def _open_layers(ctx: Context, lower: str, layer: str, *, recursive: bool) -> No
 
 
 def _in_user_namespace(case: Case, work: Callable[[trial.Child], None]) -> None:
-    """A child with the ids and mounts of a container; returns when it says that it is done."""
+    """A child with the ids and mounts of a container.  Raises KernelError, and Unusable when it comes
+    after the first thing that the child tells."""
     with trial.Child(work, flags=c.CLONE_NEWUSER | c.CLONE_NEWNS) as child:
         write_maps(child.pid, case.maps, is_root=case.is_root)
         child.tell({"go": True})
-        if not child.hear().get("done"):
-            status = child.wait()
-            raise KernelError(4, "the child", (f"ended by {status}",))
+        if not child.hear():
+            raise KernelError(4, "the child", (f"ended by {child.wait()}",))
+        try:
+            child.hear()
+        except KernelError as error:
+            raise Unusable(str(error)) from None
 
 
 def idmapped(case: Case) -> Finding:
@@ -192,7 +221,10 @@ def idmapped(case: Case) -> Finding:
         return report.unneeded("root's: your own files belong to a container's root without")
     namespace = -1
     try:
-        namespace = userns.descriptor(case.maps, case.maps)
+        try:
+            namespace = userns.descriptor(case.maps, case.maps)
+        except KernelError:  # ids that there are not here, see userns.maps
+            namespace = userns.descriptor(((0, 0, 1),), ((0, 0, 1),))
         tree = calls.open_tree(c.AT_FDCWD, place, c.OPEN_TREE_CLONE)
         try:
             calls.mount_setattr(tree, "", c.AT_EMPTY_PATH, set=c.MOUNT_ATTR_IDMAP, userns=namespace)
@@ -203,6 +235,8 @@ def idmapped(case: Case) -> Finding:
             return not_tried(case)
         since = IDMAPPED_SINCE.get(magic_of(place))
         mend = "put ROOTFS on ext4, xfs or btrfs"
+        if error.errno == EPERM:
+            mend = "this root does not own the file system: run minibox outside of the container around it"
         if since is not None and case.host.release < since:
             mend = f"Linux {since[0]}.{since[1]} can: {NEWER}"
         if case.host.can_idmap(magic_of(place)):
@@ -274,7 +308,7 @@ def terminals(case: Case) -> Finding:
 CHECKS = (
     Check("mount.private", mount("private", "mounts are taken out of the host's sight", "")),
     Check("mount.tmpfs", mount("staging", "a tmpfs is mounted", "")),
-    Check("mount.binds", mount("open_tree", "the host's mounts can be bound", "")),
+    Check("mount.binds", binds),
     Check("mount.proc", mount("proc", "a fresh procfs", "")),
     Check("mount.proc-whole", proc_whole),
     Check("mount.sysctl", mount("sysctl", "a setting of the namespace is written through it", "")),

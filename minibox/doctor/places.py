@@ -59,19 +59,25 @@ def _written(case: Case, path: str, other: str) -> Finding:
     text = path if there == path else f"{path} (to be made in {there})"
     try:
         with trial.scratch(there) as directory:
-            fd = calls.openat(c.AT_FDCWD, f"{directory}/file", os.O_CREAT | os.O_WRONLY)
-            try:
-                calls.os_call(
-                    "write", lambda _path: os.write(fd, b"minibox doctor\n" * 4096), f"{directory}/file"
-                )
-            finally:
-                os.close(fd)
+            _write(f"{directory}/file", b"minibox doctor\n" * 4096)
     except KernelError as error:
         mend = other
         if error.errno in (28, 122):
             mend = f"df -h {there}; df -i {there}; make room there, or {other}"
         return report.missing(f"{text}: {error}", "no container can be made", mend, needed=True)
     return report.ok(f"{text} can be written to")
+
+
+def _write(path: str, data: bytes) -> None:
+    """All of it: on a disk that is nearly full the first write(2) is merely a short one."""
+    fd = calls.openat(c.AT_FDCWD, path, os.O_CREAT | os.O_WRONLY)
+    try:
+        while data:
+            data = data[calls.os_call("write", lambda _path, data: os.write(fd, data), path, data) :]
+    except KernelError as error:
+        raise KernelError(error.errno or 0, "write", (path,)) from None
+    finally:
+        os.close(fd)
 
 
 def cache(case: Case) -> Finding:

@@ -113,7 +113,8 @@ class Report(Record):
             if one.fact.startswith(NOT_TRIED):
                 same = [other.id for other in self.findings if other.fact == one.fact]
                 if one.fact not in told:
-                    yield f"{one.status:10}  {f'{len(same)} checks':20}  {one.fact}: {' '.join(same)}"
+                    count = f"{len(same)} check{'s' if len(same) > 1 else ''}"
+                    yield f"{one.status:10}  {count:20}  {one.fact}: {' '.join(same)}"
                 told.add(one.fact)
                 continue
             yield f"{one.status:10}  {one.id:20}  {one.fact}"

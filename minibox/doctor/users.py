@@ -140,7 +140,7 @@ def maps(case: Case) -> Finding:
         )
     mend = why_not(case, error)
     if case.is_root and not _is_mapped(outside, size):
-        mend = f"minibox run --uidmap 0:{case.euid}:1 ... (one id), or run minibox outside of this container"
+        mend = OUTSIDE
     return report.missing(str(error), "no container can be made", mend, needed=True)
 
 
@@ -212,7 +212,7 @@ def pool(case: Case) -> Finding:
         return report.missing(
             f"{fact}; this user namespace does not have these ids",
             "no container can be made with a range of its own",
-            f"minibox run --uidmap 0:{case.euid}:1 ... (one id), or run minibox outside of this container",
+            OUTSIDE,
             needed=True,
         )
     if slots - used < 16:

@@ -126,6 +126,8 @@ def _copy_directory(
     uid_maps: Maps,
     gid_maps: Maps,
 ) -> int:
+    if path.count("/") > DEEPEST:
+        raise KernelError(36, "mkdirat", (f"{path[:60]}...", f"more than {DEEPEST} directories deep"))
     count = 0
     with os.scandir(from_fd) as entries:
         names = sorted(entry.name for entry in entries)
@@ -194,6 +196,7 @@ def _owner(status: os.stat_result, uid_maps: Maps, gid_maps: Maps) -> tuple[int,
 
 
 NOBODY = 65534
+DEEPEST = 200  # directories in one another that a copy follows: two descriptors each are open
 
 
 def _shift(number: int, maps: Maps) -> int:

@@ -252,7 +252,9 @@ class _Compiler:
             shift = self.host.is_root and self.mapped
             reason = "its file system, or this kernel, has no idmapped mounts"
             if not self.host.can_overlay:
-                reason = f"the file system of {self.layer}, or this kernel, takes no overlay of a user namespace"
+                reason = (
+                    f"the file system of {self.layer}, or this kernel, takes no overlay of a user namespace"
+                )
             self.notes.append(f"{self.spec.root.path} is copied: {reason}")
             self.add(
                 "root.copy", "supervisor",
@@ -788,7 +790,7 @@ class _Compiler:
             self.add(
                 f"rlimit.{limit.kind.lower()}", "child",
                 ops.SetRlimit(kind=limit.kind, soft=limit.soft, hard=limit.hard),
-                "No core files: core_pattern is the host's." if limit.kind == "CORE" else "As asked.",
+                "No core files are written; a core_pattern that is a pipe ignores the limit." if limit.kind == "CORE" else "As asked.",
                 "getrlimit(2)", "proc-global" if limit.kind == "CORE" else "fds",
             )  # fmt: skip
         self.add(

@@ -1087,6 +1087,8 @@ class ChangeDirectory(Op):
         directory = inroot.make_directory(root, self.path) if self.create else inroot.find(root, self.path)
         try:
             calls.fchdir(directory)
+        except KernelError as error:
+            raise KernelError(error.errno or 0, "fchdir", (self.path,)) from None
         finally:
             os.close(directory)
         where = calls.os_call("getcwd", os.getcwd)
@@ -1135,8 +1137,10 @@ class SetIds(Op):
 
     def perform(self, ctx: Context) -> str:
         user = ctx.user
-        if self.groups:
-            calls.setgroups(user.groups)
+        if (
+            self.groups
+        ):  # the primary one too: a set-gid program would lose it, and with it what the group is denied
+            calls.setgroups(tuple(dict.fromkeys((user.gid, *user.groups))))  # (CVE-2022-36109)
         elif user.groups:
             raise KernelError(1, "setgroups", user.groups)
         calls.setresgid(user.gid)

@@ -78,6 +78,7 @@ class Attendant:
         self._poll = select.poll()
         self._master = -1
         self._keys = -1
+        self._line_open = False  # whether the last key was none that ends a line
         self._raw: terminal.RawMode | None = None
         self._signals: dict[int, Any] = {}
         self._wakeup = (-1, -1)
@@ -126,6 +127,15 @@ class Attendant:
             return self._reap()
         finally:
             self.release()
+
+    def abandon(self) -> Exit:
+        """End the payload and read nothing more of it; restores terminal and signals."""
+        self.kill()
+        self.release()
+        for fd in self.readers:
+            os.close(fd)
+        self.readers = {}
+        return self._reap()
 
     def release(self) -> None:
         """Terminal and signals back as they were."""
@@ -199,7 +209,7 @@ class Attendant:
                 self._resize()
             elif number == CONT:
                 if self._raw is not None:
-                    self._raw.enter()
+                    self._raw.resume()
                 self._resize()
             else:
                 self.pass_on(number)
@@ -244,7 +254,8 @@ class Attendant:
         if not data:
             self._poll.unregister(self._keys)
             self._keys = -1
-            data = b"\x04"
+            data = b"\x04\x04" if self._line_open else b"\x04"  # the first one only ends the open line
+        self._line_open = data[-1:] not in (b"\n", b"\r", b"\x04")
         view = memoryview(data)
         while view:
             try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Fact = Callable[[Step, Host], bool]
 
 EPERM, ENOENT, E2BIG, ENOEXEC, EACCES, EEXIST, ENOTDIR = 1, 2, 7, 8, 13, 17, 20
-EINVAL, ENOSPC, EROFS, ELOOP, EUSERS, EDQUOT, EAGAIN = 22, 28, 30, 40, 87, 122, 11
+EINVAL, ENOSPC, EROFS, ELOOP, EUSERS, EDQUOT, EAGAIN, ENOSYS = 22, 28, 30, 40, 87, 122, 11, 38
 
 
 def _always(_step: Step, _host: Host) -> bool:
@@ -41,6 +41,8 @@ def _operand(name: str, value: str) -> Fact:
 
 NO_USERNS = "user namespaces are forbidden here"
 DOCTOR = "minibox doctor says what this host allows, and what mends it"
+#: operations that need nothing of ROOTFS or of the flags: what refuses them is the host
+OF_THE_HOST = ("Clone", "WriteIdMap", "SetPropagation", "MountStaging", "OpenProc", "MountFs", "MountOverlay")
 TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     (
         "Clone",
@@ -59,7 +61,7 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         "Clone",
         (EPERM,),
         _rootless,
-        f"{NO_USERNS} to ordinary users, perhaps by a container or a sandbox around this one",
+        f"{NO_USERNS} to ordinary users, perhaps by a container or a sandbox around this one: minibox doctor",
     ),
     ("Clone", (EAGAIN,), _always, "too many processes: see ulimit -u and pids.max of the cgroup"),
     (
@@ -78,7 +80,7 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         "WriteIdMap",
         (EPERM,),
         lambda step, _host: bool(getattr(step.op, "tool", "")),
-        "the ranges must be the caller's in /etc/subuid and /etc/subgid, and newuidmap set-uid root",
+        "the ranges must be the caller's in /etc/subuid, and newuidmap set-uid root: minibox doctor tries it",
     ),
     (
         "WriteIdMap",
@@ -92,7 +94,7 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         _always,
         (
             "a fresh /proc needs the caller's own to be visible whole; in a container some is masked: "
-            "run that one with --security-opt systempaths=unconfined"
+            "run that one with --security-opt systempaths=unconfined; minibox doctor names what is masked"
         ),
     ),
     (
@@ -129,13 +131,13 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         "MountOverlay",
         (EINVAL,),
         _always,
-        "overlayfs cannot use these directories: see dmesg, or choose others with --data-root",
+        "overlayfs cannot use these directories: see minibox doctor, or choose others with --data-root",
     ),
     (
         "IdmapTree",
         (EINVAL, EPERM),
         _always,
-        "this file system, or this kernel, shows no mount through an id map",
+        "this file system, or this kernel, shows no mount through an id map: minibox doctor ROOTFS",
     ),
     ("OpenTree", (EACCES,), _rootless, "the caller itself may not look there"),
     (
@@ -156,7 +158,12 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         _always,
         "the mount point cannot be made in the root: make it there beforehand",
     ),
-    ("CgroupCreate", (EACCES, EPERM), _always, "no permission to make cgroups here: run as root"),
+    (
+        "CgroupCreate",
+        (EACCES, EPERM, EROFS),
+        _always,
+        "no permission to make cgroups here: run as root, or delegate as minibox doctor says",
+    ),
     (
         "CgroupWrite",
         (16,),
@@ -175,6 +182,12 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     ("ChangeDirectory", (ENOTDIR,), _always, "--workdir has to be a directory of the container"),
     ("ResolveUser", (0,), _always, "--user and --group-add take numbers, or names of the root's own files"),
     ("SetRlimit", (EPERM,), _always, "above the caller's own hard limit: see ulimit -H"),
+    (
+        "ChangeDirectory",
+        (EACCES,),
+        _always,
+        "the container's root may not enter it: -v SRC:DST:idmap shows a volume as its own",
+    ),
     (
         "SetIds",
         (EINVAL,),
@@ -220,6 +233,8 @@ def find(error: StepError, step: Step | None, host: Host) -> str:
     for name, numbers, fact, text in TABLE:
         if name == operation and error.errno in numbers and fact(step, host):
             return text
+    if error.errno == ENOSYS or (operation in OF_THE_HOST and error.errno in (EPERM, EACCES)):
+        return DOCTOR
     if error.errno in (ENOSPC, EDQUOT):
         return "the disk, or a limit on it, is full"
     if error.errno == ENOENT and error.what.startswith("lookup"):

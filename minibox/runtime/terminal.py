@@ -60,6 +60,13 @@ class RawMode:
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
         termios.tcsetattr(self.fd, termios.TCSADRAIN, mode)
 
+    def resume(self) -> None:
+        """Raw mode again, after a stop in which somebody else had the terminal."""
+        try:
+            self.enter()
+        except termios.error:
+            pass  # the terminal is closed: a SIGCONT comes with the SIGHUP
+
     def restore(self) -> None:
         """The terminal as it was."""
         try:

@@ -323,14 +323,18 @@ class Supervisor:
         except Gone:
             return None
         except Exception as error:
-            self.report(f"the handler of {request!r} failed: {type(error).__name__}: {error}")
-            try:
-                request.answer(Response(errno=errno.EPERM))
-            except NotifyError:
-                pass
+            self._failed(request, error)
         if self.afterwards is not None:
             self.afterwards(request)
         return request
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        """The handler has no answer; the caller is not to wait for ever."""
+        try:
+            request.answer(Response(errno=errno.EPERM))
+        except NotifyError:
+            pass
+        self.report(f"the handler of {request!r} failed: {type(error).__name__}: {error}")
 
     def serve(self) -> None:
         """Answer until no process with the filter is left, or until `stop`."""
@@ -357,6 +361,8 @@ class Supervisor:
         try:
             self.serve()
         except Exception as error:
+            os.close(self._listener)  # who waits, and who calls from now on, gets ENOSYS
+            self._listener = -1
             self.report(f"notifications are answered no more: {type(error).__name__}: {error}")
         finally:
             self._done.release()
@@ -380,12 +386,13 @@ class Supervisor:
 
     def close(self) -> None:
         """End `serve` and close the listener."""
-        if self._listener < 0:
+        if self._stop[0] < 0:
             return
         if self.stop():
             for fd in (self._listener, *self._stop):
-                os.close(fd)
-        self._listener = -1
+                if fd >= 0:
+                    os.close(fd)
+        self._listener, self._stop = -1, (-1, -1)
 
     def __enter__(self) -> Self:
         return self

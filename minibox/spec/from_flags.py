@@ -138,6 +138,8 @@ def _octal(text: str, pointer: str) -> int:
 
 def _capabilities(options: Options, privileged: bool) -> Capabilities:
     bits = caps.ALL if privileged else defaults.CAPABILITIES
+    if options.get("userns") == "host" and not privileged:
+        bits &= ~caps.mask(("MKNOD",))  # there a node in a volume would be one of the host's devices
     drop = list(options.get("cap_drop", ()))
     if any(name.upper() == "ALL" for name in drop):  # ALL first, so that --cap-add names what is left
         bits = 0
@@ -241,7 +243,9 @@ def _maps(options: Options, flag: str, other: str) -> tuple[idmap.IdMap, ...]:
 
 
 def _time_offsets(options: Options) -> tuple[tuple[str, int, int], ...]:
-    offsets: dict[str, tuple[str, int, int]] = {}  # of one clock the last counts: the kernel takes one line each
+    offsets: dict[
+        str, tuple[str, int, int]
+    ] = {}  # of one clock the last counts: the kernel takes one line each
     for text in options.get("time_offset", ()):
         clock, equals, number = text.partition("=")
         clocks: tuple[str, ...] = (clock,)

@@ -59,7 +59,9 @@ def step(text: str) -> dict[str, str]:
 
 
 def test_a_missing_rootfs(minibox, tmp_path):
-    assert refused(minibox, "run", tmp_path / "no", "true") == f"minibox: ROOTFS: {tmp_path}/no does not exist\n"
+    assert (
+        refused(minibox, "run", tmp_path / "no", "true") == f"minibox: ROOTFS: {tmp_path}/no does not exist\n"
+    )
 
 
 def test_a_file_as_rootfs(minibox, tmp_path):
@@ -357,7 +359,7 @@ def test_a_malformed_seccomp_profile(minibox, rootfs, tmp_path, profile):
 
 
 def test_a_destination_that_leaves_the_root_by_a_link_stays_inside(minibox, own_root, canary):
-    """"/out/file" is the host's canary to whoever follows the link outside."""
+    """ "/out/file" is the host's canary to whoever follows the link outside."""
     (own_root / "out").symlink_to(canary)
     done = minibox("run", "-v", "/etc/hostname:/out/file", own_root, "true")
     if done.returncode:
@@ -441,7 +443,13 @@ def as_somebody(minibox: Minibox, *before: str) -> Minibox:
         if place.stat().st_uid == 0 and not place.stat().st_mode & 0o001:
             place.chmod(place.stat().st_mode | 0o011)
     os.chown(home, SOMEBODY, SOMEBODY)
-    become = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups", "--bounding-set=-all"]
+    become = [
+        "setpriv",
+        f"--reuid={SOMEBODY}",
+        f"--regid={SOMEBODY}",
+        "--clear-groups",
+        "--bounding-set=-all",
+    ]
     home_variables = [f"HOME={home}", "XDG_RUNTIME_DIR=", "XDG_CACHE_HOME="]
     command = [*become, "env", *home_variables, *before, *minibox.command]
     return Minibox(home / "run", home / "data", command)
@@ -469,7 +477,9 @@ def test_no_permission_for_user_namespaces(minibox, rootfs):
 @pytest.mark.root
 def test_an_ordinary_user_and_what_only_root_may(minibox, rootfs):
     user = as_somebody(minibox)
-    assert refused(user, "run", "--userns", "host", rootfs, "true").startswith("minibox: --userns: host is for root")
+    assert refused(user, "run", "--userns", "host", rootfs, "true").startswith(
+        "minibox: --userns: host is for root"
+    )
     assert refused(user, "run", "-v", "/etc:/x:idmap", rootfs, "true").startswith("minibox: --volume: idmap")
     assert step(refused(user, "run", "--user", "5", rootfs, "true"))["id"] == "user.ids"
     assert refused(user, "run", "--uidmap", "0:5:1", rootfs, "true").startswith("minibox: --uidmap: ")
@@ -480,7 +490,12 @@ def test_an_ordinary_user_and_what_only_root_may(minibox, rootfs):
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("flag", "controller"),
-    [("--cpus=0.5", "cpu"), ("--cpuset-cpus=0", "cpuset"), ("--memory=64m", "memory"), ("--pids-limit=9", "pids")],
+    [
+        ("--cpus=0.5", "cpu"),
+        ("--cpuset-cpus=0", "cpuset"),
+        ("--memory=64m", "memory"),
+        ("--pids-limit=9", "pids"),
+    ],
 )
 def test_a_controller_that_is_missing(minibox, rootfs, flag, controller):
     """Its hierarchy is unmounted, in a mount namespace that only this command is in."""

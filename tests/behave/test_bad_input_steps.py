@@ -85,7 +85,9 @@ ROOT_ONLY: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*CONTAINERS, *(pytest.param(name, marks=pytest.mark.root) for name in ROOT_ONLY)])
+@pytest.mark.parametrize(
+    "name", [*CONTAINERS, *(pytest.param(name, marks=pytest.mark.root) for name in ROOT_ONLY)]
+)
 def test_each_failing_step_is_named_and_undone(minibox, monkeypatch, own_root, name):
     options = {**CONTAINERS, **ROOT_ONLY}[name]
     if os.geteuid():  # who may have neither groups nor other ids
@@ -105,7 +107,9 @@ def test_each_failing_step_is_named_and_undone(minibox, monkeypatch, own_root, n
         check(caught.value, plan, index)
         sides.add(plan.steps[index].side)
         assert leftovers(minibox) == [], f"after {plan.steps[index].id}"
-        assert len(os.listdir("/proc/self/fd")) == descriptors - 1, "the lock's is closed, others are as before"
+        assert len(os.listdir("/proc/self/fd")) == descriptors - 1, (
+            "the lock's is closed, others are as before"
+        )
         index += 1
     assert sides == {"supervisor", "child"}
     assert wait_until(lambda: host_facts() == before, 5)

@@ -29,7 +29,9 @@ def _nobody_is_left() -> Iterator[None]:
         yield
 
 
-def payload(minibox: Minibox, rootfs: object, script: str, *flags: object, **options: object) -> subprocess.Popen[bytes]:
+def payload(
+    minibox: Minibox, rootfs: object, script: str, *flags: object, **options: object
+) -> subprocess.Popen[bytes]:
     """A container that runs a script, once the script has said "ready"."""
     process = minibox.start("run", *flags, rootfs, "sh", "-c", script, **options)
     assert process.stdout is not None
@@ -90,7 +92,9 @@ def test_the_third_interrupt_ends_a_payload_that_ignores_two(minibox, rootfs):
     assert end(process, 5)[0] == 128 + signal.SIGINT
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH], ids=lambda number: number.name
+)
 def test_other_signals_are_passed_on_and_end_nothing(minibox, rootfs, number):
     name = number.name.removeprefix("SIG")
     process = payload(minibox, rootfs, f"trap 'echo got it' {name}; trap 'exit 0' TERM; {WAIT}")
@@ -217,7 +221,17 @@ def test_killing_minibox_ends_the_container(minibox, rootfs, flags):
 def test_a_detached_container_outlives_its_caller(minibox, rootfs):
     """The caller's whole process group is killed, and its session's terminal would not matter."""
     script = f"import os, subprocess, sys; subprocess.run(sys.argv[1:], check=True); os.killpg(0, {signal.SIGKILL})"
-    command = [*minibox.command, "run", "-d", "--name", "on", str(rootfs), "sh", "-c", f"trap 'exit 5' TERM; {WAIT}"]
+    command = [
+        *minibox.command,
+        "run",
+        "-d",
+        "--name",
+        "on",
+        str(rootfs),
+        "sh",
+        "-c",
+        f"trap 'exit 5' TERM; {WAIT}",
+    ]
     caller = subprocess.run(
         [sys.executable, "-c", script, *command],
         env=minibox.environment,
@@ -246,7 +260,9 @@ def test_a_monitor_that_is_asked_to_end_takes_its_container_with_it(minibox, roo
 
 def test_a_deadline_ends_it_and_is_told(minibox, rootfs):
     begin = time.monotonic()
-    done = minibox("run", "--name", "slow", "--timeout", "0.3", rootfs, "sh", "-c", "trap '' TERM; sleep 1000")
+    done = minibox(
+        "run", "--name", "slow", "--timeout", "0.3", rootfs, "sh", "-c", "trap '' TERM; sleep 1000"
+    )
     assert 0.3 <= time.monotonic() - begin < 5
     assert done.returncode == 137
     assert done.stderr == b"minibox: slow: killed after --timeout 0.3\n"
@@ -285,7 +301,9 @@ def test_killing_exec_ends_its_command(minibox, rootfs):
 
 
 def test_kill_and_stop_reach_the_payload(minibox, rootfs):
-    minibox("run", "-d", "--name", "up", rootfs, "sh", "-c", f"trap 'echo usr' USR1; trap 'exit 6' TERM; {WAIT}")
+    minibox(
+        "run", "-d", "--name", "up", rootfs, "sh", "-c", f"trap 'echo usr' USR1; trap 'exit 6' TERM; {WAIT}"
+    )
     assert wait_until(lambda: b"ready" in minibox("logs", "up").stdout)
     assert minibox("kill", "-s", "USR1", "up").returncode == 0
     assert wait_until(lambda: b"usr" in minibox("logs", "up").stdout)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOTFS, Minibox, compile_c, wait_until
+from conftest import IS_ROOT, ROOTFS, compile_c, wait_until
 
 from hostile.harness import RUNTIME_FILES, Attack, facts_of, host_same
 from minibox.runtime import sweep
@@ -40,7 +40,8 @@ def runtime_bytes() -> Iterator[None]:
 
 def copy_root(target: Path, probes: Path) -> Path:
     """A copy of the busybox root with the probes in /."""
-    subprocess.run(["cp", "-a", str(ROOTFS), str(target)], check=True)
+    # An ordinary user may not read all of it, and needs no more than the shell.
+    subprocess.run(["cp", "-a", str(ROOTFS), str(target)], check=IS_ROOT, stderr=subprocess.DEVNULL)
     subprocess.run(["cp", *map(str, probes.iterdir()), str(target)], check=True)
     return target
 
@@ -58,18 +59,24 @@ def own_root(tmp_path: Path, probes: Path) -> Path:
 
 
 @pytest.fixture
-def attack(minibox: Minibox, probe_root: Path) -> Iterator[Attack]:
-    """Containers made in this process.  Afterwards the host is as before, and nothing is left."""
-    store = Store(str(minibox.run_dir), str(minibox.data_dir))
-    before = host_same()
-    yield Attack(store, probe_root)
-    if (minibox.run_dir / "lock").exists():
+def attack(store_dirs: tuple[Path, Path], probe_root: Path) -> Iterator[Attack]:
+    """Containers made in this process.  Afterwards the host is as before, and nothing is left.
+
+    Only groups of this store's containers are looked for: others may run containers at the same time.
+    """
+    store = Store(*map(str, store_dirs))
+    found, before = Attack(store, probe_root), host_same()
+    yield found
+    if (store_dirs[0] / "lock").exists():
         with store.lock():
             sweep.sweep(store)
-    wait_until(lambda: host_same() == before, 5)
+    wait_until(lambda: host_same() == before and not found.groups(), 5)
     after = host_same()
     for key, value in before.items():
         assert after[key] == value, f"the host's {key} changed"
+    assert found.groups() == []
+    for place in (store_dirs[0] / "containers", store_dirs[0] / "removed", store_dirs[1]):
+        assert not place.exists() or sorted(place.iterdir()) == []
 
 
 @pytest.fixture

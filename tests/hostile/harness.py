@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import os
 import subprocess
@@ -50,6 +51,11 @@ class Attack:
         self.store = store
         self.rootfs = rootfs
         self.count = 0
+        self.prefix = f"hostile-{os.getpid()}"
+
+    def groups(self) -> list[str]:
+        """What is left of this process's containers' cgroups."""
+        return glob.glob(f"/sys/fs/cgroup/**/minibox-{self.prefix}-*", recursive=True)
 
     def make(
         self,
@@ -64,7 +70,7 @@ class Attack:
         self.count += 1
         made = Container.make(
             self.store,
-            f"hostile-{self.count}",
+            f"{self.prefix}-{self.count}",
             os.fspath(rootfs or self.rootfs),
             tuple(map(str, argv)),
             options,
@@ -266,15 +272,16 @@ def host_same() -> dict[str, Any]:
 # --- helpers for the host's side -----------------------------------------------------------------------
 
 
-def script(source: str, *words: object, python: str = sys.executable, **options: Any) -> subprocess.CompletedProcess[str]:
+def script(
+    source: str, *words: object, python: str = sys.executable, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Python code in a process of its own that has minibox and this module at hand."""
     head = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
     env = {**os.environ, **options.pop("env", {})}
     return subprocess.run(
         [python, "-I", "-c", head + source, *map(str, words)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         errors="replace",
         timeout=60,

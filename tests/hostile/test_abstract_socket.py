@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """abstract-socket (CVE-2020-15257): abstract unix sockets belong to the network namespace, not to a directory."""
 
 from __future__ import annotations

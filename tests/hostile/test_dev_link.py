@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """dev-link (CVE-2026-41579): /dev of the image is a link, and devices and links are made where it leads."""
 
 from __future__ import annotations
@@ -13,7 +14,21 @@ from minibox.kernel import consts as c
 from minibox.plan import ops
 
 MODES = [{}, pytest.param({"userns": "host"}, marks=pytest.mark.root)]
-NAMES = ("null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx", "console", "core")
+NAMES = (
+    "null",
+    "zero",
+    "full",
+    "random",
+    "urandom",
+    "tty",
+    "fd",
+    "stdin",
+    "stdout",
+    "stderr",
+    "ptmx",
+    "console",
+    "core",
+)
 
 
 def spoil(root, kind, tripwire):
@@ -48,7 +63,9 @@ def test_nothing_is_made_where_it_leads(attack, own_root, tripwire, kind, how):
 @pytest.mark.parametrize("how", MODES)
 def test_looked_up_as_a_string_the_links_are_made_on_the_host(attack, own_root, tripwire, monkeypatch, how):
     def perform(self, ctx):
-        path = "/tmp/root/dev" if os.path.isdir("/tmp/root") else "/dev"  # the root as it stands before the pivot
+        path = (
+            "/tmp/root/dev" if os.path.isdir("/tmp/root") else "/dev"
+        )  # the root as it stands before the pivot
         ctx.fds["/dev"] = calls.openat(c.AT_FDCWD, path, os.O_RDONLY)
 
     spoil(own_root, "absolute", tripwire)
@@ -79,7 +96,10 @@ def test_without_the_read_only_mounts_they_do_not(attack, monkeypatch):
     real = calls.mount_setattr
 
     def leave_writable(fd, path, flags, **how):
-        if flags == c.AT_EMPTY_PATH and how.get("set") == c.MOUNT_ATTR_RDONLY | c.MOUNT_ATTR_NOSUID | c.MOUNT_ATTR_NOEXEC:
+        if (
+            flags == c.AT_EMPTY_PATH
+            and how.get("set") == c.MOUNT_ATTR_RDONLY | c.MOUNT_ATTR_NOSUID | c.MOUNT_ATTR_NOEXEC
+        ):
             return
         real(fd, path, flags, **how)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """pids, memory, tmpfs, fds: whatever a container takes, the host goes on."""
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ def host_forks():
 def limit_step(attack, prefix, **how):
     """The step that writes a limit, under cgroup v1 or v2."""
     container = attack.make(["true"], **how)
-    names = [step.id for step in container.prepared.plan if step.id.startswith("cgroup.") and step.id.endswith(prefix)]
+    names = [
+        step.id
+        for step in container.prepared.plan
+        if step.id.startswith("cgroup.") and step.id.endswith(prefix)
+    ]
     container.discard()
     assert names, prefix
     return names
@@ -46,7 +51,11 @@ def test_memory(attack):
     assert ended.out.split()[-1] == "137"
     assert ended.state["oom_killed"] is True
     assert host_forks()
-    swap = limit_step(attack, "memory.memory.memsw.limit_in_bytes", memory="64m") if _has_swap_limit(attack) else []
+    swap = (
+        limit_step(attack, "memory.memory.memsw.limit_in_bytes", memory="64m")
+        if _has_swap_limit(attack)
+        else []
+    )
     left_out = [*limit_step(attack, ("memory.limit_in_bytes", "memory.max"), memory="64m"), *swap]
     ended = attack("/use", "memory", 200, memory="64m", leave_out=left_out)
     assert taken(ended) == (200, "ok")

@@ -22,7 +22,9 @@ def open_directory(tripwire):
     os.close(fd)
 
 
-LIST = "for fd in /proc/self/fd/*; do [ -e $fd ] && echo ${fd##*/}; done; cat /proc/self/fd/*/file 2>/dev/null"
+LIST = (
+    "for fd in /proc/self/fd/*; do [ -e $fd ] && echo ${fd##*/}; done; cat /proc/self/fd/*/file 2>/dev/null"
+)
 
 
 @pytest.mark.parametrize("how", MODES)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """handle-walk ("shocker", 2014): a file by its number on the file system, whatever a mount namespace hides."""
 
 from __future__ import annotations

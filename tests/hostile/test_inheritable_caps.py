@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """inheritable-caps (CVE-2022-24769, CVE-2022-29162): inheritable capabilities plus a file's give permitted ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """interpreter-hijack (the shape of CVE-2019-14271): code of the image, loaded by the runtime inside the root.
 
 The root has a poisoned standard library at the host's own paths, a poisoned minibox, an NSS library, a
@@ -68,7 +69,16 @@ def poisoned(own_root: Path) -> Path:
             (place / f"{name}.py").write_text(POISON)
         for name in ("encodings", "json", "importlib"):
             (place / name).mkdir(exist_ok=True)
-            for module in ("__init__", "idna", "punycode", "latin_1", "ascii", "unicode_escape", "cp1252", "decoder"):
+            for module in (
+                "__init__",
+                "idna",
+                "punycode",
+                "latin_1",
+                "ascii",
+                "unicode_escape",
+                "cp1252",
+                "decoder",
+            ):
                 (place / name / f"{module}.py").write_text(POISON)
         (place / "lib-dynload").mkdir(exist_ok=True)
         for name in ("_json", "resource", "_lsprof", "audioop"):
@@ -123,8 +133,7 @@ def _catalogue(path: Path) -> None:
 
 def run(attack, root, ablation=""):
     source = CALLER.replace("ABLATION", ablation)
-    done = script(source, root, env={**stores(attack.store), "LC_ALL": "C.UTF-8", "LANGUAGE": "xx"})
-    return done
+    return script(source, root, env={**stores(attack.store), "LC_ALL": "C.UTF-8", "LANGUAGE": "xx"})
 
 
 def test_no_error_path_runs_anything(attack, poisoned):

@@ -59,7 +59,9 @@ def held(attack, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("operation", [ops.NewSession, ops.BecomeRoot, ops.JoinKeyring, ops.ResolveUser, ops.SetCapabilities])
+@pytest.mark.parametrize(
+    "operation", [ops.NewSession, ops.BecomeRoot, ops.JoinKeyring, ops.ResolveUser, ops.SetCapabilities]
+)
 def test_a_joining_process_cannot_be_looked_into(held, operation):
     seen = held(operation)
     assert len(seen) == 8

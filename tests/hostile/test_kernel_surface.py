@@ -41,7 +41,9 @@ OPEN = ("io_uring_setup", "userfaultfd", "add_key", "modify_ldt")
 
 
 def script(names):
-    return "; ".join(f"echo {one} $(/call {' '.join(map(str, CALLS[one]))})".replace("s: ", "s:'' ") for one in names)
+    return "; ".join(
+        f"echo {one} $(/call {' '.join(map(str, CALLS[one]))})".replace("s: ", "s:'' ") for one in names
+    )
 
 
 def test_they_are_refused(attack):

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """keyring: keys of the caller's session are the caller's."""
 
 from __future__ import annotations

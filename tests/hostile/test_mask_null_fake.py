@@ -41,7 +41,9 @@ def test_a_mask_made_of_the_images_null_shows_what_it_likes(attack, spoiled, mon
 
     monkeypatch.setattr(ops.MaskPath, "perform", perform)
     container = attack.make(["true"])
-    masks = [one.id for one in container.prepared.plan if one.id.startswith("mask.") and one.id != "mask.proc-keys"]
+    masks = [
+        one.id for one in container.prepared.plan if one.id.startswith("mask.") and one.id != "mask.proc-keys"
+    ]
     container.discard()
     dev = ("mount.dev", "dev", "mount.dev-pts", "mount.dev-shm", "mount.dev-mqueue")
     ended = attack("cat", "/proc/keys", rootfs=spoiled, leave_out=(*masks, *dev))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """mknod: devices of the machine.  The canary is /dev/zero's number; what holds for it holds for the disk's."""
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def test_with_the_hosts_root_one_can_be_made_and_not_opened(attack, volume):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("step", "place"), [("mount.dev", "/dev"), ("root.overlay", "/"), ("mount.dev-shm", "/dev/shm")])
+@pytest.mark.parametrize(
+    ("step", "place"), [("mount.dev", "/dev"), ("root.overlay", "/"), ("mount.dev-shm", "/dev/shm")]
+)
 def test_where_a_mount_lets_devices_be_it_is_opened(attack, volume, step, place):
     how = {"env": ["KIND=c 1 5"], "change": without_attribute(step, "nodev"), **volume}
     assert f"opened {place}\n" in attack.sh(SCRIPT, userns="host", **how).out

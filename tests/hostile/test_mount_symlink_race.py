@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """mount-symlink-race (CVE-2021-30465): a directory on the way to a mount's destination becomes a link.
 
 A volume that others write to holds a directory and a link that change places all the time; containers
@@ -33,7 +34,9 @@ def race(tmp_path, tripwire, probes):
 
     def run(target: str) -> Path:
         (volume / "link").symlink_to(target)
-        racer = subprocess.Popen([probes / "exchange", volume / "way", volume / "link"], stdout=subprocess.PIPE)
+        racer = subprocess.Popen(
+            [probes / "exchange", volume / "way", volume / "link"], stdout=subprocess.PIPE
+        )
         processes.append(racer)
         assert racer.stdout is not None
         assert racer.stdout.readline() == b"exchanging\n"

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """proc-global: settings of the whole machine.  Files are opened for writing and never written to."""
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ FILES = (
     "/proc/irq/default_smp_affinity", "/proc/sys/kernel/printk", "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/profiling", "/sys/power/state", "/sys/module/printk/parameters/time", "/proc/kcore", "/proc/bus/input/devices",
 )  # fmt: skip
-SCRIPT = "for file in " + " ".join(FILES) + "; do [ -e $file ] && (: >>$file) 2>/dev/null && echo opened $file; done; true"
+SCRIPT = (
+    "for file in "
+    + " ".join(FILES)
+    + "; do [ -e $file ] && (: >>$file) 2>/dev/null && echo opened $file; done; true"
+)
 #: /proc/pressure is written to by whoever wants to be woken: a trigger belongs to the descriptor
 ALL = (
     "for file in $(find /proc /sys -xdev -maxdepth 4 -type f -perm /222 ! -path '/proc/pressure/*' ! -path '/proc/[0-9]*' ! -path '/proc/self/*' ! -path '/proc/thread-self/*'); "

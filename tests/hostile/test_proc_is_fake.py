@@ -18,7 +18,9 @@ def spoil(root, name, kind):
     if kind == "file":
         (root / name).write_text("")
     else:
-        os.symlink({"absolute": "/bad", "relative": "bad", "dangling": "/nowhere", "self": name}[kind], root / name)
+        os.symlink(
+            {"absolute": "/bad", "relative": "bad", "dangling": "/nowhere", "self": name}[kind], root / name
+        )
 
 
 @pytest.mark.parametrize("kind", ["absolute", "relative", "dangling", "self", "file"])
@@ -43,7 +45,11 @@ def test_without_the_mount_the_fake_is_what_programs_read(attack, own_root):
     spoil(own_root, "proc", "absolute")
 
     def change(plan):
-        gone = [step for step in plan if step.id == "mount.proc" or step.id.startswith(("mask.proc", "readonly.proc"))]
+        gone = [
+            step
+            for step in plan
+            if step.id == "mount.proc" or step.id.startswith(("mask.proc", "readonly.proc"))
+        ]
         return plan.replace(steps=tuple(step for step in plan if step not in gone))
 
     ended = attack("cat", "/proc/self/status", rootfs=own_root, change=change)

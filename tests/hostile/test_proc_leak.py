@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """proc-leak: files that tell about the machine and its other users."""
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from minibox.spec import defaults
 FILES = [path for path in defaults.masked_paths(os.cpu_count() or 1) if os.path.isfile(path)]
 DIRECTORIES = [path for path in defaults.masked_paths(os.cpu_count() or 1) if os.path.isdir(path)]
 #: those that are open to anybody without the masks
-OPEN = ("/proc/keys", "/proc/interrupts", "/proc/kallsyms", "/proc/key-users", "/proc/vmallocinfo", "/proc/timer_list")
+OPEN = (
+    "/proc/keys",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/key-users",
+    "/proc/vmallocinfo",
+    "/proc/timer_list",
+)
 HOST = pytest.param({"userns": "host"}, marks=pytest.mark.root)
 READ = "for file in $FILES; do n=$(head -c 100 $file 2>/dev/null | wc -c); [ $n = 0 ] || echo read $file; done; true"
-LIST = "for place in $FILES; do [ -z \"$(ls -A $place 2>/dev/null)\" ] || echo listed $place; done; true"
+LIST = 'for place in $FILES; do [ -z "$(ls -A $place 2>/dev/null)" ] || echo listed $place; done; true'
 #: what others found in moby's list, 2025 and 2026 included
 MOBY = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",

@@ -80,7 +80,9 @@ def test_written_by_its_path_the_decoy_has_it(attack, covered):
     assert held() == "decoy:0\n"
 
 
-@pytest.mark.parametrize("path", ["self/status", "sys/../kcore", "../etc/passwd", "self/cwd", "/proc/version", "mounts"])
+@pytest.mark.parametrize(
+    "path", ["self/status", "sys/../kcore", "../etc/passwd", "self/cwd", "/proc/version", "mounts"]
+)
 def test_no_link_and_no_way_up(path):
     proc = os.open("/proc", os.O_PATH)
     try:

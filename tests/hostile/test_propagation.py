@@ -39,7 +39,9 @@ def same(attack, times, **how):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("how", [{}, {"userns": "host"}, {"volume": ["/etc:/mnt/etc:ro"], "tmpfs": ["/scratch"]}])
+@pytest.mark.parametrize(
+    "how", [{}, {"userns": "host"}, {"volume": ["/etc:/mnt/etc:ro"], "tmpfs": ["/scratch"]}]
+)
 def test_mountinfo_is_byte_equal(attack, how):
     assert same(attack, 34, **how) == [True, []]  # about a hundred runs in all
 

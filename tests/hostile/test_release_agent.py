@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """release-agent (CVE-2022-0492) and its like: files that name a program for the host's kernel to run.
 
 They are opened for writing and never written to.

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the prob
 def loaded(attack):
     container = attack.make(["true"])
     try:
-        (bpf, _flags), = container.ctx.filters.values()
+        ((bpf, _flags),) = container.ctx.filters.values()
         return bpf
     finally:
         container.discard()

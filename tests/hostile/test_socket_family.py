@@ -1,8 +1,19 @@
+# ruff: noqa: E501  (tables of words)
 """socket-family: families whose code is the kernel's least trodden, also by the upper half of the register."""
 
 from __future__ import annotations
 
-FAMILIES = {"AX25": 3, "PACKET": 17, "RDS": 21, "CAN": 29, "TIPC": 30, "BLUETOOTH": 31, "ALG": 38, "VSOCK": 40, "XDP": 44}
+FAMILIES = {
+    "AX25": 3,
+    "PACKET": 17,
+    "RDS": 21,
+    "CAN": 29,
+    "TIPC": 30,
+    "BLUETOOTH": 31,
+    "ALG": 38,
+    "VSOCK": 40,
+    "XDP": 44,
+}
 ABSENT = "EAFNOSUPPORT"
 
 

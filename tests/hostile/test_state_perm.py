@@ -18,7 +18,12 @@ pytestmark = pytest.mark.root
 def reads(path):
     """Whether another user of the machine can open a file."""
     source = f"import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); open({str(path)!r}, 'rb')"
-    return subprocess.run([sys.executable, "-I", "-c", source], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-I", "-c", source], stderr=subprocess.DEVNULL, check=False
+        ).returncode
+        == 0
+    )
 
 
 def modes(*places):
@@ -31,8 +36,12 @@ def test_modes_and_another_user(attack):
     with attack.running("sh", "-c", "cp /bin/busybox /x; chmod 4755 /x; echo up; exec sleep 30") as container:
         name = container.state["id"]
         layer = f"{data}/{name}"
-        assert modes(run, f"{run}/containers", f"{run}/ids", f"{run}/removed", f"{run}/containers/{name}", data, layer) == {0o700}
-        assert modes(f"{run}/containers/{name}/state.json", f"{run}/containers/{name}/lock", f"{run}/lock") == {0o600}
+        assert modes(
+            run, f"{run}/containers", f"{run}/ids", f"{run}/removed", f"{run}/containers/{name}", data, layer
+        ) == {0o700}
+        assert modes(
+            f"{run}/containers/{name}/state.json", f"{run}/containers/{name}/lock", f"{run}/lock"
+        ) == {0o600}
         assert not reads(f"{run}/containers/{name}/state.json")
         assert not reads(f"{layer}/upper/x")
         os.chmod(data, 0o755)

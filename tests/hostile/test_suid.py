@@ -52,5 +52,7 @@ def test_in_a_volume(attack, tmp_path, own_root):
         ended = attack("/vol/ids", user="1000", volume=[f"{volume}:/vol"], **how)
         assert ended.out.split()[3] == "1000"
     leave_out = NO_NEW_PRIVS
-    ended = attack("/vol/ids", user="1000", volume=[f"{volume}:/vol:suid"], userns="host", leave_out=leave_out)
+    ended = attack(
+        "/vol/ids", user="1000", volume=[f"{volume}:/vol:suid"], userns="host", leave_out=leave_out
+    )
     assert ended.out.split()[3] == "0"

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """sysctl-inject (CVE-2022-0811): a setting that turns out to be another one, of the whole machine."""
 
 from __future__ import annotations

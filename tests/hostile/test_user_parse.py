@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of words)
 """user-parse (CVE-2026-30892): a malformed user that turns into root."""
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def test_a_malformed_group_is_an_error(attack):
 
 
 def test_ids_are_what_they_say(attack):
-    for user, expected in (("1000", "ruid 1000 euid 1000 rgid"), ("65534:7", "ruid 65534 euid 65534 rgid 7 egid 7")):
+    for user, expected in (
+        ("1000", "ruid 1000 euid 1000 rgid"),
+        ("65534:7", "ruid 65534 euid 65534 rgid 7 egid 7"),
+    ):
         assert attack("/ids", user=user).out.startswith(expected)
 
 
@@ -77,5 +81,9 @@ def test_a_parser_like_atoi_would_make_them_root(attack, monkeypatch):
         return users.User(uid=(int(digits) if digits.isdecimal() else 0) & 0xFFFFFFFF, gid=0)
 
     monkeypatch.setattr(users, "resolve", resolve)
-    root = [user for user in ("4294967296", "nobody-there", "-0", "0x0") if attack("/ids", user=user).out.startswith("ruid 0")]
+    root = [
+        user
+        for user in ("4294967296", "nobody-there", "-0", "0x0")
+        if attack("/ids", user=user).out.startswith("ruid 0")
+    ]
     assert root == ["4294967296", "nobody-there", "-0", "0x0"]

@@ -1,9 +1,10 @@
-/* overwrite FD: an O_PATH descriptor of a program is opened again for writing, as soon as nobody
+/* overwrite FD [TRIES]: an O_PATH descriptor of a program is opened again for writing, as soon as nobody
  * runs that program; its mode is tried at once. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,7 +19,7 @@ int main(int argc, char **argv)
     printf("chmod %s\n", chmod(path, 04755) < 0 ? strerrorname_np(errno) : "ok");
     printf("first %s\n", (fd = open(path, O_WRONLY)) < 0 ? strerrorname_np(errno) : "ok");
     fflush(stdout);
-    for (int i = 0; fd < 0 && errno == ETXTBSY && i < 400; i++) {
+    for (int i = 0; fd < 0 && errno == ETXTBSY && i < (argc > 2 ? atoi(argv[2]) : 400); i++) {
         usleep(10000);
         fd = open(path, O_WRONLY);
     }
