@@ -7,7 +7,7 @@ word that is none, so that the payload's own flags stay its own, and at `--`.
 from __future__ import annotations
 
 from minibox.errors import UsageError
-from minibox.spec.options import FLAG, LIST, MAYBE
+from minibox.spec.options import FLAG, LIST, MAYBE, PAIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def _take(
     if kind == MAYBE:
         options[key] = value or True
         return place
+    if kind == PAIR:
+        if value is not None or place + 2 > len(argv):
+            raise UsageError(f"--{name} needs two values: {table[name][2]}")
+        options[key] = argv[place : place + 2]
+        return place + 2
     if value is None:
         if place >= len(argv):
             raise UsageError(f"--{name} needs a value: {table[name][2]}")

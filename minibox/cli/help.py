@@ -24,6 +24,7 @@ WORDS = {
     "wait": "ID...",
     "rm": "ID...",
     "doctor": "[ROOTFS]",
+    "seccomp": "explain|show|diff PROFILE|ID ...",
     "version": "",
     "help": "[VERB]",
 }
@@ -65,7 +66,7 @@ def help(argv: list[str]) -> int:
 
 def table(verb: str) -> Table:
     """The flags of a verb."""
-    from minibox.cli import doctor, execute, manage, run
+    from minibox.cli import doctor, execute, manage, run, seccomp
 
     tables: dict[str, Table] = {
         "run": RUN,
@@ -78,5 +79,6 @@ def table(verb: str) -> Table:
         "stop": manage.STOP,
         "rm": manage.RM,
         "doctor": doctor.DOCTOR,
+        "seccomp": seccomp.SECCOMP,
     }
     return {**tables.get(verb, {}), **flags.HELP}

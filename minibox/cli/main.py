@@ -26,6 +26,7 @@ VERBS = {
     "wait": ("manage", "wait for containers to end, and print their exit codes"),
     "rm": ("manage", "remove containers"),
     "doctor": ("doctor", "say what this host can do for containers, and how to mend what it cannot"),
+    "seccomp": ("seccomp", "explain, list and compare system call filters"),
     "version": ("help", "print the version"),
     "help": ("help", "explain a verb"),
 }
@@ -57,7 +58,8 @@ def main() -> NoReturn:
         code = FAILED
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:  # it was closed when Python started
+                stream.flush()
         except OSError:
             code = code or FAILED
     os._exit(code)
@@ -91,12 +93,13 @@ def dispatch(argv: list[str]) -> int:
 
 
 def _open_standard_streams() -> None:
-    """A closed stdin, stdout or stderr would be the number of the next file opened: fill the gap."""
+    """A closed stdin, stdout or stderr would be the number of the next file opened, here and in the payload:
+    fill the gap."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
-            os.open("/dev/null", os.O_RDWR)
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
 
 
 def _say(text: str) -> None:

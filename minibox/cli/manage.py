@@ -164,7 +164,7 @@ def logs(argv: list[str]) -> int:
     stamps = bool(options.get("timestamps"))
     with open(path, "rb") as file:
         lines = _old_lines(path) + file.readlines()
-        for line in lines[len(lines) - count if count is not None and count < len(lines) else 0 :]:
+        for line in lines if count is None else _last(lines, count):
             _print_log(line, stamps)
         while options.get("follow"):
             ended = not live.is_alive(store.read(name)) if store.exists(name) else True
@@ -182,6 +182,22 @@ def _old_lines(path: str) -> list[bytes]:
             return file.readlines()
     except FileNotFoundError:
         return []
+
+
+def _last(entries: list[bytes], count: int) -> list[bytes]:
+    """Those that make the last `count` lines: what was written in parts (P) is one line, up to its end (F)."""
+    numbers: list[int] = []
+    open_lines: dict[bytes, int] = {}
+    total = 0
+    for entry in entries:
+        _stamp, stream, kind, _text = entry.split(b" ", 3)
+        if stream not in open_lines:
+            total += 1
+            open_lines[stream] = total
+        numbers.append(open_lines[stream])
+        if kind == b"F":
+            del open_lines[stream]
+    return [entry for entry, number in zip(entries, numbers, strict=True) if number > total - count]
 
 
 def _print_log(line: bytes, stamps: bool) -> None:

@@ -12,7 +12,7 @@ from minibox.errors import SpecError, UsageError
 from minibox.runtime import attend
 from minibox.runtime.container import Container
 from minibox.spec import from_flags, values
-from minibox.spec.options import FLAG, RUN
+from minibox.spec.options import FLAG, PAIR, RUN
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ USAGE = "minibox run [FLAG...] ROOTFS [COMMAND [ARG...]]"
 PLAN: Table = {
     **RUN,
     "json": (FLAG, "", "", "the Plan as JSON"),
-    "diff": (FLAG, "", "", "what changes: minibox plan --diff 'FLAGS' 'FLAGS' ROOTFS [COMMAND...]"),
+    "diff": (PAIR, "", "'FLAGS' 'FLAGS'", "what changes from one set of flags of run to another"),
 }
 
 
@@ -265,14 +265,13 @@ def plan(argv: list[str]) -> int:
     options, words = flags.parse(argv, PLAN, "plan")
     from minibox.plan import show
 
-    if options.get("diff"):
-        if len(words) < 3:
-            raise UsageError("minibox plan --diff 'FLAGS' 'FLAGS' ROOTFS [COMMAND...]")
-        first, second = (_plan_of(text.split(), words[2:], options) for text in words[:2])
-        print("\n".join(show.diff(first, second)) or "no difference")
-        return 0
     if not words:
         raise UsageError("ROOTFS is missing: minibox plan [FLAG...] ROOTFS [COMMAND [ARG...]]")
+    pair = options.pop("diff", None)
+    if pair is not None:
+        first, second = (_plan_of(text.split(), words, options) for text in pair)
+        print("\n".join(show.diff(first, second)) or "no difference")
+        return 0
     found = _plan_of([], words, options)
     if options.get("json"):
         import json

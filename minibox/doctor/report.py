@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from minibox.record import Record
@@ -70,6 +71,9 @@ class Check:
         try:
             return self.find(case).replace(id=self.id)
         except Exception as error:
+            if isinstance(error, OSError) and not os.path.exists("/proc/self"):
+                fact = f"{NOT_TRIED} /proc is not mounted"
+                return Finding(id=self.id, status=UNKNOWN, fact=fact, needed=self.needed)
             place = traceback.extract_tb(error.__traceback__)[-1]
             return Finding(
                 id=self.id,

@@ -51,13 +51,15 @@ def _sysctl(case: Case, path: str, value: int) -> str:
 def max_user_namespaces(case: Case) -> Finding:
     """The quota of this user namespace; those around it have their own."""
     value = case.setting(MAX_USER)
-    if value is None:
+    if value is None and os.path.exists("/proc/self"):
         return report.missing(
             f"/proc/sys/{MAX_USER} is not there",
             "no user namespaces",
             "a kernel with CONFIG_USER_NS",
             needed=True,
         )
+    if value is None:
+        return report.Finding(status=report.UNKNOWN, fact=f"{report.NOT_TRIED} /proc is not mounted")
     if value == 0:
         return report.missing(
             f"{MAX_USER.replace('/', '.')} = 0", "no container can be made", _sysctl(case, MAX_USER, 15000),
@@ -206,7 +208,10 @@ def pool(case: Case) -> Finding:
     except StateError as error:
         return report.missing(str(error), "no container can be made", mend, needed=True)
     slots = count // ids.RANGE
-    used = len(ids._used(case.store.run))
+    try:
+        used = sum(name.isdigit() for name in os.listdir(f"{case.store.run}/ids"))
+    except OSError:
+        used = 0
     fact = f"{slots} ranges of {ids.RANGE} from {first} on, {used} in use, next is {slot}"
     if not _is_mapped(first, count):
         return report.missing(

@@ -12,10 +12,10 @@ import os
 
 from minibox.errors import KernelError, StateError
 from minibox.kernel import calls
+from minibox.kernel import consts as c
 
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
-PTRACE_DETACH = 17
 PTRACE_SECCOMP_GET_FILTER = 0x420C
 _WALL = 0x4000_0000
 _ENOENT = 2
@@ -49,7 +49,7 @@ def read(pid: int) -> tuple[bytes, ...]:
             found.append(one)
     finally:
         try:
-            calls.ptrace(PTRACE_DETACH, pid)
+            calls.ptrace(c.PTRACE_DETACH, pid)
         except KernelError:
             pass  # it has ended
 

@@ -115,6 +115,8 @@ def load_filter(prepared: Prepared, ctx: Context, handler: Handler | None = None
         asked = (bpf, flags, found.listener)
         ctx.listener, bpf, flags = listener.make(spec, facts, capabilities, asked, handler)
         ctx.listener_by_thread = ctx.listener is not None and ctx.listener.by_thread
+    if not flags & c.SECCOMP_FILTER_FLAG_NEW_LISTENER:  # EINVAL, where nothing is ever received
+        flags &= ~c.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     ctx.filters = {loads[0].profile: (bpf, flags)}
     return tuple(f"seccomp: {warning}" for warning in found.warnings)
 

@@ -240,6 +240,11 @@ def decide(profile: Profile, name: str, args: tuple[int, ...] = (0, 0, 0, 0, 0, 
     return Decision(profile.default, None)
 
 
+def go_arches(machine: str) -> tuple[str, ...]:
+    """What a rule's `arches` may call a machine, which is named as by uname(2)."""
+    return _MACHINES[machine][1] if machine in _MACHINES else ()
+
+
 def resolve(
     document: Mapping[str, object], *, capabilities: int, arch: str, release: str, at: str = ""
 ) -> Profile:

@@ -118,7 +118,7 @@ def _process(argv: tuple[str, ...], options: Options, privileged: bool) -> Proce
     return Process(
         argv=argv or defaults.COMMAND,
         capabilities=_capabilities(options, privileged),
-        env=_env(options),
+        env=_entries(_env(options)),
         cwd=options.get("workdir", "/"),
         user=options.get("user", "0"),
         groups=tuple(options.get("group_add", ())),
@@ -153,8 +153,9 @@ def _capabilities(options: Options, privileged: bool) -> Capabilities:
     return defaults.capabilities(bits, ambient)
 
 
-def _env(options: Options) -> tuple[str, ...]:
-    found: dict[str, str] = dict(entry.split("=", 1) for entry in defaults.ENV)
+def _env(options: Options) -> dict[str, str]:
+    """The variables that are asked for, by name."""
+    found: dict[str, str] = {}
     if options.get("terminal"):
         found["TERM"] = os.environ.get("TERM", "xterm")
     for path in options.get("env_file", ()):
@@ -162,6 +163,14 @@ def _env(options: Options) -> tuple[str, ...]:
             _add_env(found, text, pointer)
     for text in options.get("env", ()):
         _add_env(found, text, "--env")
+    return found
+
+
+def _entries(*layers: dict[str, str]) -> tuple[str, ...]:
+    """The lines of an environment: the defaults, changed by each of `layers` in turn."""
+    found: dict[str, str] = dict(entry.split("=", 1) for entry in defaults.ENV)
+    for layer in layers:
+        found.update(layer)
     return tuple(f"{name}={value}" for name, value in found.items())
 
 
@@ -445,11 +454,6 @@ def with_command(spec: Spec, argv: tuple[str, ...], options: Options) -> Spec:
     differ; capabilities, limits and the filter stay the container's."""
     process = spec.process
     kept = dict(entry.split("=", 1) for entry in process.env if not entry.startswith("TERM="))
-    fresh = dict(entry.split("=", 1) for entry in _env(options))
-    for entry in defaults.ENV:  # the container's own PATH rather than the default one, unless it was given
-        name = entry.partition("=")[0]
-        if name in kept and not any(text.startswith(name + "=") for text in options.get("env", ())):
-            fresh.pop(name, None)
     return spec.replace(
         init="",
         show_denials=_show_denials(options) or spec.show_denials,
@@ -457,7 +461,7 @@ def with_command(spec: Spec, argv: tuple[str, ...], options: Options) -> Spec:
         time_offsets=(),
         process=process.replace(
             argv=argv,
-            env=tuple(f"{name}={value}" for name, value in {**kept, **fresh}.items()),
+            env=_entries(kept, _env(options)),
             cwd=options.get("workdir", process.cwd),
             user=options.get("user", process.user),
             groups=tuple(options.get("group_add", process.groups if "user" not in options else ())),

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     #: long name -> (kind, short name, what its value is, help)
     Table = dict[str, tuple[str, str, str, str]]
 
-#: a FLAG is there or not, a VALUE has one, a LIST one each time it is given, a MAYBE one or none
-FLAG, VALUE, LIST, MAYBE = "flag", "value", "list", "maybe"
+#: a FLAG is there or not, a VALUE has one, a LIST one each time it is given, a MAYBE one or none, a PAIR two
+FLAG, VALUE, LIST, MAYBE, PAIR = "flag", "value", "list", "maybe", "pair"
 
 PROCESS: Table = {
     "interactive": (FLAG, "i", "", "keep stdin (it is kept anyway)"),

@@ -49,6 +49,13 @@ def test_a_user_has_the_groups_of_the_group_file(minibox, own_root):
     assert minibox.inside("id -G", "--user", "user:tty", rootfs=own_root).split() == ["5"]
 
 
+def test_the_primary_group_is_among_the_supplementary_ones(minibox):
+    """Else a set-gid program would shed what the group is denied (CVE-2022-36109)."""
+    found = parse_status(minibox.inside("cat /proc/self/status", "--user", "1000:5", "--group-add", "77"))
+    assert found["Groups"].split() == ["5", "77"]
+    assert parse_status(minibox.inside("cat /proc/self/status"))["Groups"].split() == ["0"]
+
+
 def test_groups_can_be_added_by_name_and_number(minibox):
     out = minibox.inside("id -G", "--user", "1000", "--group-add", "tty", "--group-add", "77")
     assert out.split() == ["1000", "5", "77"]

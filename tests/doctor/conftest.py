@@ -88,7 +88,7 @@ def doctor(store_dirs: tuple[Path, Path]) -> Iterator[Doctor]:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory that an ordinary user can reach, whoever runs the tests: pytest's own are closed to others."""
+    """A directory that an ordinary user can reach: those of pytest's are closed to others."""
     place = Path(tempfile.mkdtemp(prefix="minibox-doctor-test.", dir="/tmp"))
     place.chmod(0o755)
     yield place

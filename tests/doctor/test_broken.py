@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 import subprocess
@@ -60,6 +61,15 @@ def test_a_masked_proc_is_named_and_the_container_around_told_how(doctor):
     for check in ("mount.proc", "mount.proc-whole"):
         assert "systempaths=unconfined" in str(found[check]["mend"])
     assert found.exit_code == 1
+
+
+@pytest.mark.root
+def test_without_proc_the_one_command_is_named(doctor):
+    found = doctor.after("umount -l /proc; exec $DOCTOR", ("unshare", "-m"))
+    assert found.exit_code == 1
+    assert found.status("mount.proc-whole") == "missing"
+    assert found["mount.proc-whole"]["mend"] == "mount -t proc proc /proc"
+    assert "/proc is not mounted" in str(found["userns.create"]["fact"])
 
 
 @pytest.mark.root
@@ -137,9 +147,8 @@ def test_a_data_directory_that_is_full_is_named(doctor, tmp_path):
 
 
 @pytest.mark.root
-def test_an_ordinary_user_with_a_data_directory_of_root_is_told(doctor, as_somebody, tmp_path_factory):
-    other = tmp_path_factory.mktemp("roots")
-    found = doctor.after("exec $DOCTOR", as_somebody, data=other / "data")
+def test_an_ordinary_user_with_a_data_directory_of_root_is_told(doctor, as_somebody, tmp_path):
+    found = doctor.after(f"MINIBOX_DATA=/var/{tmp_path.name} exec $DOCTOR", as_somebody)
     assert found.exit_code == 1
     assert found.status("store.data") == "missing"
     assert "EACCES" in str(found["store.data"]["fact"])
@@ -180,15 +189,13 @@ def test_without_newuidmap_in_path_the_package_is_named(doctor, as_user):
     assert found.exit_code == 0  # one id is enough to run
 
 
-def test_newuidmap_without_rights_is_not_taken_for_one(doctor, as_user, tmp_path):
+def test_newuidmap_without_rights_is_not_taken_for_one(doctor, as_user, home):
     for name in ("newuidmap", "newgidmap"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
-    for directory in (tmp_path, tmp_path.parent):
-        directory.chmod(0o755)
-    found = doctor.after(f"PATH={tmp_path}:/usr/bin:/bin; export PATH; exec $DOCTOR", as_user)
+        (home / name).write_text("#!/bin/sh\nexit 1\n")
+        (home / name).chmod(0o755)
+    found = doctor.after(f"PATH={home}:/usr/bin:/bin; export PATH; exec $DOCTOR", as_user)
     assert found.status("ids.newuidmap") == "limited"
-    assert found["ids.newuidmap"]["mend"] == f"sudo chmod u+s {tmp_path}/newuidmap"
+    assert found["ids.newuidmap"]["mend"] == f"sudo chmod u+s {home}/newuidmap"
 
 
 @pytest.mark.root
@@ -206,9 +213,8 @@ def test_a_device_that_is_none_is_named_with_mknod(doctor):
 @pytest.mark.root
 def test_the_command_that_delegates_really_does(doctor, as_somebody):
     before = doctor.after("exec $DOCTOR", as_somebody)
-    refused = [
-        check for check in ("cgroup.memory", "cgroup.pids", "cgroup.cpu") if before.status(check) == "limited"
-    ]
+    checks = ("cgroup.memory", "cgroup.pids", "cgroup.cpu")
+    refused = [check for check in checks if before.status(check) == "limited"]
     assert refused
     command = str(before[refused[0]]["mend"])
     assert command.startswith("sudo sh -c ")
@@ -217,22 +223,8 @@ def test_the_command_that_delegates_really_does(doctor, as_somebody):
         script = f"{command.removeprefix('sudo ')}; exec {shlex.join(as_somebody)} $DOCTOR"
         after = doctor.after(script)
     finally:
-        subprocess.run(
-            [
-                "find",
-                "/sys/fs/cgroup",
-                "-depth",
-                "-type",
-                "d",
-                "-path",
-                f"*/{SOMEBODY}*",
-                "-exec",
-                "rmdir",
-                "{}",
-                ";",
-            ],
-            check=False,
-        )
+        for group in glob.glob(f"/sys/fs/cgroup/**/{SOMEBODY}", recursive=True):
+            subprocess.run(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], check=True)
     for check in refused:
         assert after.status(check) == "ok", after[check]
     assert after.exit_code == 0
