@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import compile_c
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import programs
+from seccomp.programs import CALLER
 
 
 @pytest.fixture(scope="session")
 def caller_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, compiled once."""
-    from tests_common import compile_c
-
     if shutil.which("cc") is None:
         pytest.skip("needs a C compiler")
     if platform.machine() != "x86_64":
         pytest.skip("the numbers in these tests are those of x86_64")
     return compile_c(
-        programs.CALLER, tmp_path_factory.mktemp("caller") / "caller", ("-static", "-pthread")
+        CALLER, tmp_path_factory.mktemp("caller") / "caller", ("-static", "-pthread")
     )
 
 

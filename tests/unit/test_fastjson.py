@@ -32,7 +32,7 @@ def test_tuples_are_lists():
 
 @pytest.mark.parametrize("value", [{1}, b"bytes", object()])
 def test_what_has_no_json(value):
-    with pytest.raises(TypeError, match="^no JSON for"):
+    with pytest.raises(TypeError, match=r"^no JSON for"):
         fastjson.dumps(value)
 
 

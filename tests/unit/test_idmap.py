@@ -38,7 +38,7 @@ def test_a_map(text):
     ],
 )
 def test_what_is_no_map(text):
-    with pytest.raises(SpecError, match="^--uidmap: .* is not IN:OUT:SIZE"):
+    with pytest.raises(SpecError, match=r"^--uidmap: .* is not IN:OUT:SIZE"):
         idmap.parse(text, "--uidmap")
 
 
@@ -72,7 +72,7 @@ def test_maps_that_go_together(texts):
     ],
 )
 def test_maps_that_the_kernel_would_refuse(texts, message):
-    with pytest.raises(SpecError, match="^--uidmap: ") as caught:
+    with pytest.raises(SpecError, match=r"^--uidmap: ") as caught:
         idmap.check(maps(*texts), "--uidmap")
     assert message in caught.value.message
 

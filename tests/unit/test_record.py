@@ -35,7 +35,7 @@ def test_fields_and_defaults():
 
 @pytest.mark.parametrize("values", [{}, {"y": 1}, {"x": 1, "z": 2}, {"z": 2}])
 def test_missing_and_unknown_fields_are_errors(values):
-    with pytest.raises(TypeError, match="^Point: "):
+    with pytest.raises(TypeError, match=r"^Point: "):
         Point(**values)
 
 

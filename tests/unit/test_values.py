@@ -32,7 +32,7 @@ def test_sizes(text, expected):
     ],
 )  # fmt: skip
 def test_what_is_no_size(text):
-    with pytest.raises(SpecError, match="^--memory: ") as caught:
+    with pytest.raises(SpecError, match=r"^--memory: ") as caught:
         values.size(text, "--memory")
     assert caught.value.pointer == "--memory"
     assert f'"{text}"' in caught.value.message
@@ -47,7 +47,7 @@ def test_whole_numbers(text, expected):
     "text", ["", "-", "--1", "+1", "1.0", "1e1", "0x1", " 1", "1 ", "1_0", "٣", "11", "-2", "²"]
 )
 def test_what_is_no_whole_number_between_the_bounds(text):
-    with pytest.raises(SpecError, match="^--n: "):
+    with pytest.raises(SpecError, match=r"^--n: "):
         values.integer(text, "--n", -1, 10)
 
 
@@ -62,7 +62,7 @@ def test_decimal_numbers(text, expected):
     "text", ["", ".", "0", "0.0", "-1", "+1", "1e3", "inf", "nan", "1.2.3", "1,5", " 1", "0x1", "٣"]
 )
 def test_what_is_no_positive_number(text):
-    with pytest.raises(SpecError, match="^--cpus: "):
+    with pytest.raises(SpecError, match=r"^--cpus: "):
         values.decimal(text, "--cpus")
 
 
@@ -75,7 +75,7 @@ def test_durations(text, expected):
 
 @pytest.mark.parametrize("text", ["", "s", "m", "0", "0s", "-1s", "1d", "1ms", "1 s", "1h30m", "soon"])
 def test_what_is_no_duration(text):
-    with pytest.raises(SpecError, match="^--timeout: "):
+    with pytest.raises(SpecError, match=r"^--timeout: "):
         values.seconds(text, "--timeout")
 
 
@@ -102,7 +102,7 @@ def test_resource_limits(text, expected):
      "nofile=18446744073709551615", "rlimit_=1", "nofile =1"],
 )  # fmt: skip
 def test_what_is_no_resource_limit(text):
-    with pytest.raises(SpecError, match="^--ulimit: "):
+    with pytest.raises(SpecError, match=r"^--ulimit: "):
         values.rlimit(text, "--ulimit")
 
 
@@ -116,7 +116,7 @@ def test_pairs(text, expected):
 
 @pytest.mark.parametrize("text", ["", "a", "=", "=b"])
 def test_what_is_no_pair(text):
-    with pytest.raises(SpecError, match="^--annotation: "):
+    with pytest.raises(SpecError, match=r"^--annotation: "):
         values.pair(text, "--annotation")
 
 
@@ -132,7 +132,7 @@ def test_places_inside(text, expected):
     "text", ["", "a", "./a", "../a", "/", "//", "/.", "/..", "/a/..", "/../a", "/a/../../b", "~/a"]
 )
 def test_what_is_no_place_inside(text):
-    with pytest.raises(SpecError, match="^--volume: "):
+    with pytest.raises(SpecError, match=r"^--volume: "):
         values.absolute(text, "--volume")
 
 
@@ -181,7 +181,7 @@ def test_options_of_a_tmpfs(options, data):
     "option", ["fast", "size=1m", "mode=700", "RO", "r", "rrw", "nosuidx", "lowerdir=/", "ro=1"]
 )
 def test_what_is_no_option_of_a_bind(option):
-    with pytest.raises(SpecError, match=f'^--volume: unknown mount option "{option}"'):
+    with pytest.raises(SpecError, match=rf'^--volume: unknown mount option "{option}"'):
         values.mount_options(BIND, [option], "--volume")
 
 
@@ -189,5 +189,5 @@ def test_what_is_no_option_of_a_bind(option):
     "option", ["idmap", "bind", "rbind", "size", "size=much", "mode=", "mode=9", "fast", "source=/etc"]
 )
 def test_what_is_no_option_of_a_tmpfs(option):
-    with pytest.raises(SpecError, match="^--tmpfs: "):
+    with pytest.raises(SpecError, match=r"^--tmpfs: "):
         values.mount_options(TMPFS, [option], "--tmpfs")
