@@ -68,6 +68,7 @@ class Host(Record):
     layers: str = ""  # where private layers are kept
     layers_type: int = 0  # magic of the file system there
     root_type: int = 0  # magic of the file system of ROOTFS
+    root_owner: int = 0  # the uid that ROOTFS belongs to
 
     @property
     def is_root(self) -> bool:
@@ -147,5 +148,6 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
         "layers": layers,
         "layers_type": magic_of(layers) if layers else 0,
         "root_type": magic_of(rootfs) if rootfs else 0,
+        "root_owner": os.stat(rootfs).st_uid if rootfs else 0,
     }
     return Host(**{**known, **facts})

@@ -98,95 +98,112 @@ def _open_directory(parent: int, name: str) -> int:
     return calls.openat(parent, name, DIRECTORY)
 
 
-def copy(source: str, target: str, uid_maps: Maps, gid_maps: Maps) -> int:
-    """Copy the tree `source` into the existing directory `target`; the number of files.
+def copy(source: str, target: str, uid_maps: Maps, gid_maps: Maps) -> tuple[int, int]:
+    """Copy the tree `source` into the existing directory `target`; (files copied, files left out).
 
     Owners become those that the maps give, and "nobody" where an owner has no place in them, as an id
     map would show it; without maps they are not changed.  Modes, times, links and user attributes are
-    kept; devices, sockets and fifos are left out: a root has no use for the host's.  Raises KernelError.
+    kept; devices, sockets and fifos are left out: a root has no use for the host's.  What an ordinary user
+    may not read is left out too and counted: a directory of that kind is empty.  Raises KernelError.
     """
     from_fd = calls.openat(c.AT_FDCWD, source, os.O_RDONLY | os.O_DIRECTORY)
     to_fd = calls.openat(c.AT_FDCWD, target, DIRECTORY)
-    links: dict[tuple[int, int], str] = {}
     try:
-        count = _copy_directory(from_fd, to_fd, "", to_fd, links, uid_maps, gid_maps)
-        _copy_status(from_fd, to_fd, uid_maps, gid_maps)
-        return count
+        job = _Copy(to_fd, uid_maps, gid_maps)
+        job.directory(from_fd, to_fd, "")
+        return job.copied, job.left_out
     finally:
         os.close(from_fd)
         os.close(to_fd)
 
 
-def _copy_directory(
-    from_fd: int,
-    to_fd: int,
-    path: str,
-    top: int,
-    links: dict[tuple[int, int], str],
-    uid_maps: Maps,
-    gid_maps: Maps,
-) -> int:
-    if path.count("/") > DEEPEST:
-        raise KernelError(36, "mkdirat", (f"{path[:60]}...", f"more than {DEEPEST} directories deep"))
-    count = 0
-    with os.scandir(from_fd) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        where = f"{path}{name}"
+class _Copy:
+    """One copy on its way: what the directories of a tree have in common."""
+
+    def __init__(self, top: int, uid_maps: Maps, gid_maps: Maps) -> None:
+        self.top = top
+        self.uid_maps = uid_maps
+        self.gid_maps = gid_maps
+        self.links: dict[tuple[int, int], str] = {}  # (device, inode) -> where its first name was copied to
+        self.copied = 0
+        self.left_out = 0
+
+    def directory(self, from_fd: int, to_fd: int, path: str) -> None:
+        """The entries of a directory, then its own status, which may forbid to write in it."""
+        if path.count("/") > DEEPEST:
+            raise KernelError(36, "mkdirat", (f"{path[:60]}...", f"more than {DEEPEST} directories deep"))
+        with os.scandir(from_fd) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            self._entry(from_fd, to_fd, name, f"{path}{name}")
+        self._status(from_fd, to_fd)
+
+    def _entry(self, from_fd: int, to_fd: int, name: str, where: str) -> None:
         status = os.stat(name, dir_fd=from_fd, follow_symlinks=False)
-        count += 1
-        if stat.S_ISDIR(status.st_mode):
-            calls.mkdirat(to_fd, name, 0o700)
-            below_from, below_to = (
-                calls.openat(from_fd, name, DIRECTORY),
-                calls.openat(to_fd, name, DIRECTORY),
-            )
+        self.copied += 1
+        if stat.S_ISLNK(status.st_mode):
+            self._link(from_fd, to_fd, name, status)
+        elif (status.st_dev, status.st_ino) in self.links:
+            known = self.links[status.st_dev, status.st_ino]
+            calls.os_call("linkat", os.link, known, name, src_dir_fd=self.top, dst_dir_fd=to_fd)
+        elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
             try:
-                count += _copy_directory(below_from, below_to, where + "/", top, links, uid_maps, gid_maps)
-                _copy_status(below_from, below_to, uid_maps, gid_maps)
+                flags = DIRECTORY if stat.S_ISDIR(status.st_mode) else os.O_RDONLY | os.O_NOFOLLOW
+                reading = calls.openat(from_fd, name, flags | os.O_NONBLOCK)
+            except KernelError as error:
+                if error.errno != 13:
+                    raise
+                self._leave_out(to_fd, name, status)
+                return
+            try:
+                if stat.S_ISDIR(status.st_mode):
+                    self._below(reading, to_fd, name, where)
+                else:
+                    self._file(reading, to_fd, name)
+                    if status.st_nlink > 1:
+                        self.links[status.st_dev, status.st_ino] = where
             finally:
-                os.close(below_from)
-                os.close(below_to)
-        elif stat.S_ISLNK(status.st_mode):
-            calls.symlinkat(os.readlink(name, dir_fd=from_fd), to_fd, name)
-            owner = _owner(status, uid_maps, gid_maps)
-            if owner:
-                calls.os_call("fchownat", os.chown, name, *owner, dir_fd=to_fd, follow_symlinks=False)
-        elif stat.S_ISREG(status.st_mode):
-            known = links.get((status.st_dev, status.st_ino))
-            if known is not None:
-                calls.os_call("linkat", os.link, known, name, src_dir_fd=top, dst_dir_fd=to_fd)
-                continue
-            if status.st_nlink > 1:
-                links[status.st_dev, status.st_ino] = where
-            _copy_file(from_fd, to_fd, name, uid_maps, gid_maps)
-    return count
+                os.close(reading)
 
+    def _leave_out(self, to_fd: int, name: str, status: os.stat_result) -> None:
+        self.copied -= 1
+        self.left_out += 1
+        if stat.S_ISDIR(status.st_mode):
+            calls.mkdirat(to_fd, name, stat.S_IMODE(status.st_mode))
 
-def _copy_file(from_fd: int, to_fd: int, name: str, uid_maps: Maps, gid_maps: Maps) -> None:
-    reading = calls.openat(from_fd, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
+    def _below(self, reading: int, to_fd: int, name: str, where: str) -> None:
+        calls.mkdirat(to_fd, name, 0o700)
+        writing = calls.openat(to_fd, name, DIRECTORY)
+        try:
+            self.directory(reading, writing, where + "/")
+        finally:
+            os.close(writing)
+
+    def _link(self, from_fd: int, to_fd: int, name: str, status: os.stat_result) -> None:
+        calls.symlinkat(os.readlink(name, dir_fd=from_fd), to_fd, name)
+        owner = _owner(status, self.uid_maps, self.gid_maps)
+        if owner:
+            calls.os_call("fchownat", os.chown, name, *owner, dir_fd=to_fd, follow_symlinks=False)
+
+    def _file(self, reading: int, to_fd: int, name: str) -> None:
         writing = calls.openat(to_fd, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             while calls.os_call("sendfile", os.sendfile, writing, reading, None, 1 << 30):
                 pass
-            _copy_status(reading, writing, uid_maps, gid_maps)
+            self._status(reading, writing)
         finally:
             os.close(writing)
-    finally:
-        os.close(reading)
 
-
-def _copy_status(from_fd: int, to_fd: int, uid_maps: Maps, gid_maps: Maps) -> None:
-    status = os.fstat(from_fd)
-    owner = _owner(status, uid_maps, gid_maps)
-    if owner:
-        calls.os_call("fchown", os.fchown, to_fd, *owner)
-    for name in os.listxattr(from_fd):
-        if name.startswith("user."):
-            calls.os_call("fsetxattr", os.setxattr, to_fd, name, os.getxattr(from_fd, name))
-    os.fchmod(to_fd, stat.S_IMODE(status.st_mode))
-    os.utime(to_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    def _status(self, from_fd: int, to_fd: int) -> None:
+        status = os.fstat(from_fd)
+        owner = _owner(status, self.uid_maps, self.gid_maps)
+        if owner:
+            calls.os_call("fchown", os.fchown, to_fd, *owner)
+        for name in os.listxattr(from_fd):
+            if name.startswith("user."):
+                calls.os_call("fsetxattr", os.setxattr, to_fd, name, os.getxattr(from_fd, name))
+        os.fchmod(to_fd, stat.S_IMODE(status.st_mode))
+        os.utime(to_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _owner(status: os.stat_result, uid_maps: Maps, gid_maps: Maps) -> tuple[int, int] | None:

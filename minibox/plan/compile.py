@@ -116,7 +116,14 @@ class _Compiler:
             self.host.can_idmap(self.host.root_type) and self.host.release >= OVERLAY_OVER_IDMAPPED
         ):
             return "copy"
-        return "overlay"
+        return "copy" if self._is_foreign() else "overlay"
+
+    def _is_foreign(self) -> bool:
+        """Whether an ordinary user's ROOTFS belongs to somebody without an id in the container: overlayfs
+        copies nothing of theirs up (EOVERFLOW), so that no file could be made even in /tmp."""
+        owner = self.host.root_owner
+        mapped = any(outside <= owner < outside + size for _inside, outside, size in self.uid_maps)
+        return self.mapped and not self.host.is_root and not mapped and not self.spec.root.readonly
 
     def add(
         self,
@@ -254,6 +261,11 @@ class _Compiler:
             if not self.host.can_overlay:
                 reason = (
                     f"the file system of {self.layer}, or this kernel, takes no overlay of a user namespace"
+                )
+            elif not shift:
+                reason = (
+                    f"it belongs to uid {self.host.root_owner}, who has no id in the container, so nothing in "
+                    "it could be changed (a root of your own is not copied: scripts/build-rootfs DIR)"
                 )
             self.notes.append(f"{self.spec.root.path} is copied: {reason}")
             self.add(

@@ -114,8 +114,8 @@ class CopyRoot(Op):
     gid_maps: tuple[tuple[int, int, int], ...]
 
     def perform(self, ctx: Context) -> str:
-        count = tree.copy(self.source, self.target, self.uid_maps, self.gid_maps)
-        return f"{count} files"
+        copied, left_out = tree.copy(self.source, self.target, self.uid_maps, self.gid_maps)
+        return f"{copied} files" + (f", {left_out} that may not be read left out" if left_out else "")
 
 
 class CgroupCreate(Op):

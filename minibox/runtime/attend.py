@@ -112,11 +112,14 @@ class Attendant:
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         self._wakeup = (reading, writing)
+        # Blocked meanwhile: each signal goes either to the handler that was there or into the pipe.
+        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED)
         for number in FORWARDED:
             if _signal.getsignal(number) == _signal.SIG_IGN:  # nohup stays nohup
                 continue
             self._signals[number] = _signal.signal(number, lambda _number, _frame: None)
         _signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
     # --- the loop ----------------------------------------------------------------------------------
 

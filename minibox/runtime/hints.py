@@ -181,6 +181,7 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
     ("JoinNamespace", (EINVAL,), _always, "the file is no namespace, or one of another kind: see lsns"),
     ("ChangeDirectory", (ENOTDIR,), _always, "--workdir has to be a directory of the container"),
     ("ResolveUser", (0,), _always, "--user and --group-add take numbers, or names of the root's own files"),
+    ("SetPropagation", (ENOSYS,), _always, "minibox needs Linux 5.12 or newer, for mount_setattr(2)"),
     ("SetRlimit", (EPERM,), _always, "above the caller's own hard limit: see ulimit -H"),
     (
         "ChangeDirectory",

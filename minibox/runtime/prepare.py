@@ -71,7 +71,7 @@ def container(
         if slot >= 0 and reserve:
             ids.release(store.run, container_id, slot)
         raise
-    notes += _root_notes(spec, facts) + _volume_notes(spec)
+    notes += _volume_notes(spec)
     return Prepared(spec=spec, host=facts, plan=plan.replace(notes=tuple(notes) + plan.notes), slot=slot)
 
 
@@ -238,19 +238,6 @@ def _user_maps(own: int, ranges: tuple[tuple[int, int], ...], *, keep: bool) -> 
         if count > below:
             maps.append(IdMap(inside=inside + 1, outside=first + below, size=count - below))
     return tuple(sorted(maps, key=lambda one: one.inside))
-
-
-def _root_notes(spec: Spec, facts: Host) -> list[str]:
-    """Overlayfs copies nothing up that belongs to somebody without an id in the container (EOVERFLOW)."""
-    lines = idmap.lines(spec.uid_maps)
-    owner = os.stat(spec.root.path).st_uid
-    if facts.is_root or not lines or any(o <= owner < o + n for _i, o, n in lines):
-        return []
-    note = (
-        f"{spec.root.path} belongs to uid {owner}, who is nobody in the container: its files and directories "
-        "cannot be changed (those of a root of your own can: scripts/build-rootfs DIR)"
-    )
-    return [note]
 
 
 def _volume_notes(spec: Spec) -> list[str]:

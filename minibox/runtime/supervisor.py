@@ -19,6 +19,7 @@ Any failure on this side kills the child by its pidfd and takes the Plan's undo 
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from minibox import fastjson
@@ -99,11 +100,19 @@ class Supervisor:
             if self.ctx.pid == 0:
                 os._exit(125)
             gone = isinstance(error, KernelError) and error.errno in (EPIPE, ECONNRESET)
-            if gone and isinstance(step.op, ops.Release):  # it ended, and may have said why
+            if (gone and isinstance(step.op, ops.Release)) or self._has_ended():  # it may have said why
                 raise self._child_failed(number, step) from None
             raise self._explained(child.failed(number, step, len(self.plan), error)) from None
         if self.tracer is not None:
             self.tracer(number, step, (time.monotonic_ns() - start) // 1000, note or "")
+
+    def _has_ended(self) -> bool:
+        """Whether there was a child and it is gone: then its own error is the cause of ours."""
+        if self.ctx.pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.ctx.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     # --- the clone -------------------------------------------------------------------------------
 

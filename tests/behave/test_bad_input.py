@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Minibox
-from test_residue import leftovers, no_orphans
+from test_residue import leftovers, no_orphans, processes
 
 from minibox.cgroup import detect
 
@@ -34,7 +34,8 @@ def _nobody_is_left() -> Iterator[None]:
 def refused(minibox: Minibox, *words: object, code: int = 125, clean: bool = True) -> str:
     """The error of a command that has to fail: one, on stderr, and nothing left."""
     done = minibox(*words)
-    text = done.stderr.decode()
+    lines = done.stderr.decode().splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("minibox: note: "))
     assert done.returncode == code, f"exit code {done.returncode}: {text}"
     assert done.stdout == b""
     assert text.startswith("minibox: ")
@@ -416,7 +417,7 @@ def test_a_running_container_is_not_removed_unasked(minibox, rootfs):
 def test_exec_of_what_cannot_be_run(minibox, rootfs, flags, code, where):
     minibox("run", "-d", "--name", "web", rootfs, "sleep", "1000")
     assert step(refused(minibox, "exec", *flags, code=code, clean=False))["id"] == where
-    assert len(minibox.state("web")["processes"]) == 1, "nobody stays in the container"
+    assert len(processes(minibox, "web")) == 1, "nobody stays in the container"
 
 
 def test_a_store_that_others_can_enter(minibox, rootfs, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Minibox, host_facts, wait_until
-from test_residue import leftovers, no_orphans
+from test_residue import leftovers, no_orphans, processes
 
 from minibox.errors import KernelError, StepError
 from minibox.plan import ops
@@ -129,7 +129,7 @@ def test_each_failing_step_that_joins_namespaces(minibox, monkeypatch, rootfs):
     )
     assert seen == {"supervisor", "joiner", "child"}
     assert minibox.state("other")["status"] == "running"
-    assert len(minibox.state("other")["processes"]) == 1
+    assert len(processes(minibox, "other")) == 1
 
 
 def test_each_failing_step_of_exec(minibox, monkeypatch, rootfs):
@@ -138,7 +138,7 @@ def test_each_failing_step_of_exec(minibox, monkeypatch, rootfs):
     others = leftovers(minibox)
     seen = fail_each(minibox, lambda: Command(store, "up", ("true",), {"terminal": (0, 1, 2)}), others)
     assert seen == {"supervisor", "joiner", "child"}
-    assert len(minibox.state("up")["processes"]) == 1
+    assert len(processes(minibox, "up")) == 1
     assert minibox("exec", "up", "echo", "well").stdout == b"well\n"
 
 
