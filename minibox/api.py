@@ -232,7 +232,10 @@ class Sandbox:
         **options: Unpack[CommandOptions],
     ) -> Result:
         """Run one more command in it and wait for its end.  Raises StepError as `run` does."""
+        from minibox.runtime import live
+
         groups = self._up().groups
+        kills_before = live.oom_kills(groups)
         listener = self._up().ctx.listener
         handler = None if listener is None else listener.handler
         command = Command(self._store, self.name, tuple(argv), as_flags(options), handler=handler)
@@ -247,10 +250,8 @@ class Sandbox:
             streams.close()
             raise
         command.finish()
-        from minibox.runtime import live
-
         state = {
-            "oom_killed": ended.signal == 9 and live.oom_killed(groups),
+            "oom_killed": live.oom_kills(groups) > kills_before,
             "memory_peak": ended.max_rss,
         }
         return _result(ended, streams, state, command.ctx)
@@ -354,9 +355,7 @@ def as_flags(options: Mapping[str, Any]) -> dict[str, Any]:
             value = f"{value:o}"
         if entry[0] == LIST:
             found[name] = _texts(value)
-        elif entry[0] in (FLAG, MAYBE) or name == "seccomp":
-            found[name] = value
-        elif name == "seccomp_notify" and hasattr(value, "handle"):
+        elif entry[0] in (FLAG, MAYBE) or name == "seccomp" or hasattr(value, "handle"):
             found[name] = value
         else:
             found[name] = os.fspath(value) if isinstance(value, os.PathLike) else str(value)

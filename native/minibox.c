@@ -219,6 +219,11 @@ int mb_keyctl_join_session(void)
     return serial < 0 ? -errno : 0;
 }
 
+int mb_bpf(int command, char *attributes, unsigned int size)
+{
+    RESULT(syscall(SYS_bpf, command, attributes, size));
+}
+
 int mb_prlimit(int resource, uint64_t soft, uint64_t hard)
 {
     struct { uint64_t soft, hard; } limit = {soft, hard};

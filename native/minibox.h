@@ -37,6 +37,7 @@ int mb_seccomp_listener(unsigned int flags, const char *filter, size_t bytes, in
                         const char *message, size_t length, int by_thread);
 int mb_ptrace(unsigned long request, int pid, unsigned long address, void *data);
 int mb_keyctl_join_session(void);
+int mb_bpf(int command, char *attributes, unsigned int size);
 int mb_prlimit(int resource, uint64_t soft, uint64_t hard);
 
 /* names and links */

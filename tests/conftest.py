@@ -119,12 +119,15 @@ def store_dirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
 @pytest.fixture
 def minibox(store_dirs: tuple[Path, Path]) -> Iterator[Minibox]:
     """The command; afterwards its containers are removed, and nothing of them may be left."""
-    before = host_facts()
+    before, before_groups = host_facts(), set(cgroups())
     found = Minibox(*store_dirs)
     yield found
     names = found("ps", "-q").stdout.decode().split()
     if names:
         found("rm", "-f", *names)
+    groups = set(cgroups())  # those of a neighbour who uses minibox too come and go: what stays counts
+    wait_until(lambda: not left_of(groups, before_groups), 5)
+    assert left_of(groups, before_groups) == set()
     wait_until(lambda: host_facts() == before, 5)
     assert host_facts() == before
     for place in (store_dirs[0] / "containers", store_dirs[0] / "removed", store_dirs[1]):
@@ -141,11 +144,21 @@ def library(minibox: Minibox, monkeypatch: pytest.MonkeyPatch) -> object:
     return package
 
 
+def cgroups() -> list[str]:
+    """The groups of all containers that there are on the machine."""
+    return glob.glob("/sys/fs/cgroup/**/minibox-*", recursive=True)
+
+
+def left_of(groups: set[str], before: set[str]) -> set[str]:
+    """Those of `groups` that were not there before and are there still; `groups` shrinks to them."""
+    groups &= set(cgroups()) - before
+    return groups
+
+
 def host_facts() -> dict[str, object]:
     """What a container must not change or leave: mounts, groups, links, and children of this process."""
     return {
         "mounts": Path("/proc/self/mountinfo").read_text(),
-        "groups": sorted(glob.glob("/sys/fs/cgroup/**/minibox-*", recursive=True)),
         "links": sorted(os.listdir("/sys/class/net")),
         "hostname": os.uname().nodename,
     }

@@ -24,7 +24,33 @@ if TYPE_CHECKING:
 ALWAYS = ("pids", "memory")
 #: where minibox goes when it stands in the way itself; no container has this name (theirs: minibox-ID)
 LEAF = "minibox.supervisor"
-FLAGS = {"memory": "--memory", "pids": "--pids-limit", "cpu": "--cpus", "cpuset": "--cpuset-cpus"}
+#: controller -> the fields of Resources that need it; of those that are asked the first is named in an error
+FIELDS = {
+    "memory": ("memory", "memory_swap", "memory_reservation", "memory_swappiness", "oom_kill_disable"),
+    "pids": ("pids",),
+    "cpu": (
+        "cpu_quota", "cpu_period", "cpu_shares", "cpu_burst", "cpu_idle", "cpu_rt_period", "cpu_rt_runtime",
+    ),
+    "cpuset": ("cpuset_cpus", "cpuset_mems"),
+    "blkio": (
+        "blkio_weight", "blkio_weight_device", "device_read_bps", "device_write_bps", "device_read_iops",
+        "device_write_iops",
+    ),
+    "hugetlb": ("hugetlb",),
+    "net_cls": ("net_classid",),
+    "net_prio": ("net_priorities",),
+    "rdma": ("rdma",),
+}  # fmt: skip
+FIELDS["io"] = FIELDS["blkio"]
+#: where a flag is not called as its field is
+NAMES = {"pids": "--pids-limit", "cpu_quota": "--cpus", "net_priorities": "--net-prio", "unified": "--cgroup-conf"}
+
+
+def flag(controller: str, resources: Resources) -> str:
+    """The flag to name when a controller cannot be had."""
+    asked = resources.asked()
+    name = next((one for one in FIELDS.get(controller, ()) if one in asked), "unified")
+    return NAMES.get(name) or "--" + name.replace("_", "-")
 
 
 class Group(Record):
@@ -39,13 +65,17 @@ class Group(Record):
     enable: tuple[tuple[str, str, str], ...] = ()
     inherit: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
+    devices: tuple[str, ...] = ()  # rules of what may be opened and made; () leaves it open
 
 
-def plan(resources: Resources, host: Host, container: str) -> tuple[list[Group], list[str]]:
-    """(groups, notes for the reader).  Raises SpecError when a limit that was asked for cannot be had."""
+def plan(
+    resources: Resources, host: Host, container: str, under: str = "", devices: tuple[str, ...] = ()
+) -> tuple[list[Group], list[str]]:
+    """(groups, notes for the reader).  `under` is the group to make them in, "" the usual place; `devices`
+    are the rules to be in force.  Raises SpecError when a limit that was asked for cannot be had."""
     if host.cgroups.mode == "v2":
-        return _plan_v2(resources, host, container)
-    return _plan_v1(resources, host, container)
+        return _plan_v2(resources, host, container, under, devices)
+    return _plan_v1(resources, host, container, under, devices)
 
 
 def existing(directories: tuple[str, ...], host: Host) -> list[Group]:
@@ -60,61 +90,119 @@ def existing(directories: tuple[str, ...], host: Host) -> list[Group]:
     return found
 
 
-def _plan_v1(resources: Resources, host: Host, container: str) -> tuple[list[Group], list[str]]:
+def _plan_v1(
+    resources: Resources, host: Host, container: str, under: str, devices: tuple[str, ...]
+) -> tuple[list[Group], list[str]]:
     wanted = v1.settings(resources)
+    if host.cgroups.v2 is None:
+        _refuse(v1.LACKING, resources)
     found: dict[str, Group] = {}
+    unified = _unified_of_hybrid(resources, host, container, under)
+    handled = unified.controllers if unified else ()
+    wanted = {name: lines for name, lines in wanted.items() if name not in handled}
+    if devices:
+        wanted["devices"] = []
     for controller in dict.fromkeys((*ALWAYS, *wanted)):
-        asked = controller in wanted and not (controller == "pids" and resources.pids_default)
+        asked = controller in wanted and controller != "devices"
+        asked = asked and not (controller == "pids" and resources.pids_default)
         hierarchy = next((one for one in host.cgroups.v1 if controller in one.controllers), None)
-        if hierarchy is None or hierarchy.directory not in host.cgroup_writable:
+        if hierarchy is None or (hierarchy.directory not in host.cgroup_writable and not under):
             if asked:
-                raise SpecError(FLAGS[controller], _refusal(controller, hierarchy, host))
+                raise SpecError(flag(controller, resources), _refusal(controller, hierarchy, host))
             continue
         name = "+".join(one.removeprefix("name=") for one in hierarchy.controllers)
+        above = hierarchy.mountpoint + under if under else hierarchy.directory
         group = found.get(name) or Group(
             name=name,
-            directory=f"{hierarchy.directory}/minibox-{container}",
+            directory=f"{above}/minibox-{container}",
             version=1,
             controllers=hierarchy.controllers,
         )
         inherit: tuple[str, ...] = ()
         if controller == "cpuset":
-            inherit = ("cpuset.mems",) if resources.cpuset_cpus else ("cpuset.cpus", "cpuset.mems")
+            inherit = () if resources.cpuset_cpus else ("cpuset.cpus",)
+            inherit += () if resources.cpuset_mems else ("cpuset.mems",)
         found[name] = group.replace(
-            settings=group.settings + tuple(wanted.get(controller, ())), inherit=group.inherit + inherit
+            settings=group.settings + tuple(wanted.get(controller, ())),
+            inherit=group.inherit + inherit,
+            devices=devices if controller == "devices" else group.devices,
         )
+    if unified:
+        found["unified"] = unified
     return list(found.values()), _notes(resources, "pids" in found or any("pids" in n for n in found))
 
 
-def _plan_v2(resources: Resources, host: Host, container: str) -> tuple[list[Group], list[str]]:
+def _unified_of_hybrid(resources: Resources, host: Host, container: str, under: str) -> Group | None:
+    """The v2 group of a hybrid host, when something is asked of a controller that is there and in no v1."""
     hierarchy = host.cgroups.v2
+    if hierarchy is None:
+        return None
     wanted = v2.settings(resources)
-    asked = [one for one in wanted if one != "pids" or not resources.pids_default]
+    v1_names = {name for one in host.cgroups.v1 for name in one.controllers}
+    here = [one for one in wanted if one in hierarchy.controllers and one not in v1_names]
+    for file, _value in resources.unified:
+        controller = file.partition(".")[0]
+        if controller not in (*here, "cgroup"):
+            where = "in a v1 hierarchy of this host" if controller in v1_names else "not on this host"
+            raise SpecError("--cgroup-conf", f"{file} is of cgroup v2, and the controller {controller} is {where}")
+    if not here and not resources.unified:
+        return None
+    if not host.cgroup_base:
+        raise SpecError(flag(here[0] if here else "", resources), _refusal((here or ["cgroup"])[0], hierarchy, host))
+    return _unified_group(here, {**wanted, "cgroup": wanted.get("cgroup", [])}, host, container, under)
+
+
+def _unified_group(
+    usable: list[str], wanted: dict[str, list[tuple[str, str]]], host: Host, container: str, under: str
+) -> Group:
+    """The v2 group with these controllers, which each group above it has to hand down."""
+    handed_down = " ".join(f"+{one}" for one in usable)
+    above, enable = host.cgroup_base, []
+    for name in ("", *under.strip("/").split("/")):
+        if name:
+            above += "/" + name
+        if (name or above == host.cgroup_base) and (above, "cgroup.subtree_control", handed_down) not in enable:
+            enable.append((above, "cgroup.subtree_control", handed_down))
+    return Group(
+        name="unified",
+        directory=f"{above}/minibox-{container}",
+        version=2,
+        controllers=tuple(usable),
+        leave=f"{host.cgroup_base}/{LEAF}" if usable and host.cgroup_tenants == "self" else "",
+        enable=tuple(enable) if usable else (),
+        settings=tuple(line for one in (*usable, "cgroup") for line in wanted.get(one, ())),
+    )
+
+
+def _plan_v2(
+    resources: Resources, host: Host, container: str, under: str, devices: tuple[str, ...]
+) -> tuple[list[Group], list[str]]:
+    hierarchy = host.cgroups.v2
+    _refuse(v2.LACKING, resources)
+    wanted = v2.settings(resources)
+    asked = [one for one in wanted if one != "cgroup" and (one != "pids" or not resources.pids_default)]
     if hierarchy is None or not host.cgroup_base:
         for controller in asked:
-            raise SpecError(FLAGS[controller], _refusal(controller, hierarchy, host))
+            raise SpecError(flag(controller, resources), _refusal(controller, hierarchy, host))
         return [], _notes(resources, False)
     for controller in asked:
         if controller not in host.cgroup_controllers:
-            raise SpecError(FLAGS[controller], _missing(controller, host))
+            raise SpecError(flag(controller, resources), _missing(controller, host))
         if host.cgroup_tenants == "others":
-            raise SpecError(FLAGS[controller], _occupied(host))
+            raise SpecError(flag(controller, resources), _occupied(host))
     usable = [one for one in dict.fromkeys((*ALWAYS, *wanted)) if one in host.cgroup_controllers]
     why = "" if "pids" in usable else _missing("pids", host)
     if host.cgroup_tenants == "others":
         usable, why = [], _occupied(host)
-    handed_down = " ".join(f"+{one}" for one in usable)
-    settings = tuple(line for one in usable for line in wanted.get(one, ()))
-    group = Group(
-        name="unified",
-        directory=f"{host.cgroup_base}/minibox-{container}",
-        version=2,
-        controllers=tuple(usable),
-        leave=f"{host.cgroup_base}/{LEAF}" if usable and host.cgroup_tenants == "self" else "",
-        enable=((host.cgroup_base, "cgroup.subtree_control", handed_down),) if usable else (),
-        settings=settings,
-    )
+    group = _unified_group(usable, wanted, host, container, under).replace(devices=devices)
     return [group], _notes(resources, not why, why)
+
+
+def _refuse(lacking: dict[str, tuple[str, str]], resources: Resources) -> None:
+    asked = resources.asked()
+    for name, (pointer, text) in lacking.items():
+        if name in asked:
+            raise SpecError(pointer, text)
 
 
 def _notes(resources: Resources, has_pids: bool, why: str = "") -> list[str]:

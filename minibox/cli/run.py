@@ -44,8 +44,8 @@ class Interrupted(BaseException):
 class Watch:
     """The handler of signals until somebody attends to the payload.
 
-    While it is `armed` the first that asks minibox to end raises Interrupted.  Those that come later are kept in
-    `missed`: nothing may interrupt the clearing away, and once the payload runs they are meant for it.
+    While it is `armed` the first that asks minibox to end raises Interrupted.  Those that come later are
+    kept in `missed`: nothing may interrupt the clearing away, and once the payload runs they are its own.
     """
 
     def __init__(self) -> None:

@@ -101,7 +101,9 @@ def of_container(state: dict[str, Any], options: dict[str, Any]) -> explain.Sour
     try:
         found = filters.read(live.running_pid(state))
     except (MiniboxError, KernelError) as error:
-        return wanted._replace(origin=f"{wanted.origin} from its Spec, since the live one cannot be read: {error}")
+        return wanted._replace(
+            origin=f"{wanted.origin} from its Spec, since the live one cannot be read: {error}"
+        )
     loaded = wanted.filters
     if spec.show_denials and loaded:
         from minibox.seccomp import denials
@@ -180,7 +182,9 @@ def _show(words: list[str], options: dict[str, Any]) -> int:
     source = find(words[0], options)
     if options.get("json"):
         shown = [
-            {"bpf": bpf.hex(), "instructions": decode.disassemble(bpf)} if options.get("bpf") else {"bpf": bpf.hex()}
+            {"bpf": bpf.hex(), "instructions": decode.disassemble(bpf)}
+            if options.get("bpf")
+            else {"bpf": bpf.hex()}
             for bpf in source.filters
         ]
         return _print_json({**_about(source), "listing": explain.listing(source), "filters": shown})
@@ -201,14 +205,22 @@ def _diff(words: list[str], options: dict[str, Any]) -> int:
     first, second = (find(word, options) for word in words)
     found = explain.diff(first, second)
     if options.get("json"):
-        _print_json({"first": _about(first), "second": _about(second), "differences": [one._asdict() for one in found]})
+        _print_json(
+            {
+                "first": _about(first),
+                "second": _about(second),
+                "differences": [one._asdict() for one in found],
+            }
+        )
         return 1 if found else 0
     heading = None
     for one in found:
         if (one.abi, one.first, one.second) != heading:
             heading = (one.abi, one.first, one.second)
             print(f"{one.abi}: {first.name}: {one.first}  ->  {second.name}: {one.second}")
-        print(f"    {'every call' if one.name == '*' else one.name}{f'  when {one.when}' if one.when and one.name != '*' else ''}")
+        whole = one.name == "*"
+        when = f"  when {one.when}" if one.when and not whole else ""
+        print(f"    {'every call' if whole else one.name}{when}")
     if not found:
         print("no difference")
     return 1 if found else 0

@@ -312,7 +312,7 @@ def seccomp(operation: int, flags: int, program: bytes) -> int:
 
 
 def seccomp_listener(flags: int, program: bytes, socket: int, message: bytes, *, by_thread: bool) -> None:
-    """Load a filter and send its listener through `socket`; `by_thread` where it does not allow sendmsg(2)."""
+    """Load a filter and send its listener through `socket`; `by_thread` where sendmsg(2) is not allowed."""
     data = ffi.from_buffer(program)
     result = lib.mb_seccomp_listener(flags, data, len(program), socket, message, len(message), int(by_thread))
     size = f"{len(program) // 8} instructions"
@@ -329,6 +329,14 @@ def ptrace(request: int, pid: int, address: int = 0, data: Any = None) -> int:
 
 def keyctl_join_session() -> None:
     _checked(lib.mb_keyctl_join_session(), "keyctl", "KEYCTL_JOIN_SESSION_KEYRING")
+
+
+def bpf(command: int, attributes: bytes, operand: str = "") -> tuple[int, bytes]:
+    """(result, the attributes as the kernel left them).  bpf(2); `operand` is for the error's text."""
+    memory = ffi.new("char[]", len(attributes))
+    ffi.buffer(memory)[:] = attributes
+    result = _checked(lib.mb_bpf(command, memory, len(attributes)), "bpf", command, operand)
+    return result, bytes(ffi.buffer(memory))
 
 
 def prlimit(resource: int, soft: int, hard: int) -> None:

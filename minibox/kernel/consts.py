@@ -69,6 +69,7 @@ PR_CAP_AMBIENT_RAISE = 2
 
 # ptrace.h
 PTRACE_TRACEME = 0
+PTRACE_CONT = 7
 PTRACE_DETACH = 17
 
 # seccomp.h

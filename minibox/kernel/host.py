@@ -57,6 +57,7 @@ class Host(Record):
     cgroup_base: str  # the v2 group to make groups in, "" when the caller may do so nowhere
     cgroup_controllers: tuple[str, ...]  # those that the base has to hand down
     cgroup_tenants: str  # who is in the base, and keeps it from that: "", "self" or "others"
+    no_devices: str = ""  # why the caller can set no rules for devices, "" when it can
     bounding: int  # the caller's bounding set, a mask
     last_cap: int  # the highest capability the kernel knows
     subuid: tuple[tuple[int, int], ...] = ()  # (first, count) ranges of an ordinary user
@@ -109,6 +110,19 @@ def magic_of(path: str) -> int:
             os.close(fd)
 
 
+def _no_devices(cgroups: detect.Cgroups, own: list[str], *, is_root: bool) -> str:
+    if not is_root:
+        return "an ordinary user may set none, and needs none: its containers can make no device node"
+    v1 = next((one for one in cgroups.v1 if "devices" in one.controllers), None)
+    if v1 is not None:
+        return "" if detect.writable(v1.directory) else f"no permission to make a group in {v1.directory}"
+    if cgroups.v2 is None or cgroups.mode != "v2":
+        return "this host has no hierarchy with the cgroup controller devices"
+    from minibox.cgroup import devices
+
+    return devices.lacking(cgroups.v2.mountpoint)
+
+
 def probe(rootfs: str = "", layers: str = "") -> Host:
     """The running host, as the calling process sees it.  Changes nothing."""
     name = os.uname()
@@ -141,6 +155,7 @@ def probe(rootfs: str = "", layers: str = "") -> Host:
         "cgroup_base": base,
         "cgroup_controllers": detect.available(base) if base else (),
         "cgroup_tenants": detect.tenants(base),
+        "no_devices": _no_devices(cgroups, own, is_root=euid == 0),
         "bounding": caps.bounding_set(),
         "last_cap": caps.last_known(),
         "runtime_owner": os.stat("/proc/self/exe").st_uid,

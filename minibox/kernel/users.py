@@ -46,7 +46,7 @@ def check_name(text: str, what: str) -> None:
 
 
 def _entries(text: str, fields: int) -> Iterable[list[str]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines, which has ten more ideas of what ends a line
         parts = line.split(":")
         if len(parts) >= fields and parts[0] and not line.startswith("#"):
             yield parts

@@ -305,6 +305,7 @@ class _Compiler:
                 "root.open", side, ops.OpenTree(path=path, name="root.tree"),
                 "The root as a mount of its own, attached nowhere yet.", man,
             )  # fmt: skip
+        self._device_sources(side)
         for mount in self.spec.mounts:
             if mount.kind != "bind":
                 continue
@@ -317,12 +318,43 @@ class _Compiler:
                 "mount-symlink-race",
             )  # fmt: skip
 
+    def _device_sources(self, side: str) -> None:
+        """Nodes that --device shows.  Where ids are mapped, the host's would belong to nobody there, and
+        its mode shut the container's root out: root makes a second node, an ordinary user may make none."""
+        nodes = [mount for mount in self.spec.mounts if mount.kind == "device"]
+        if nodes and self.makes_nodes:
+            self.add(
+                "device.nodes", side, ops.NewNodes(name="devices"),
+                "A place for device nodes with owners of the container's.", "fsmount(2)",
+            )  # fmt: skip
+        for number, mount in enumerate(nodes):
+            name = mount.destination.strip("/").replace("/", "-")
+            device = mount.data[0]
+            op: ops.Op = ops.OpenDevice(
+                path=mount.source, name=f"source {mount.destination}", device=device
+            )
+            why = "The node by descriptor, and shown to be the device that was meant."
+            if self.makes_nodes:
+                op = ops.MakeNode(
+                    path=mount.source, name="devices", node=str(number), device=device,
+                    uid=self.owner[0], gid=self.owner[1],
+                )  # fmt: skip
+                why = "The same device, owned by the container's root, who could not open the host's node."
+            self.add(f"device.{name}.open", side, op, why, "mknod(2)", "dev-link")
+
+    @property
+    def makes_nodes(self) -> bool:
+        """Whether --device makes nodes rather than to show the host's own."""
+        return self.host.is_root and self.mapped
+
     def _mount_id(self, mount: Mount) -> str:
         name = mount.destination.strip("/").replace("/", "-").replace(".", "_")
         return f"mount.{name or 'root'}"
 
     def _cgroups(self) -> None:
-        self.groups, notes = groups.plan(self.spec.resources, self.host, self.spec.id)
+        self.groups, notes = groups.plan(
+            self.spec.resources, self.host, self.spec.id, self.spec.cgroup_parent, self._device_rules()
+        )
         self.notes += notes
         for group in self.groups:
             name = group.name
@@ -351,14 +383,58 @@ class _Compiler:
                 )  # fmt: skip
             for file, value in group.settings:
                 guard = {"pids.max": "pids", "memory.max": "memory", "memory.limit_in_bytes": "memory"}
-                write = ops.LimitSwap if file in (v1.SWAP_FILE, v2.SWAP_FILE) else ops.CgroupWrite
                 self.add(
-                    f"cgroup.{name}.{file}", "supervisor",
-                    write(directory=group.directory, file=file, value=value),
+                    self._fresh(f"cgroup.{name}.{file}"), "supervisor",
+                    self._setting(group, file, value),
                     "In force before the first instruction of the payload.", "cgroups(7)",
                     guard.get(file, ""),
                 )  # fmt: skip
+            if group.devices:
+                self.add(
+                    f"cgroup.{name}.devices", "supervisor",
+                    (ops.AllowDevices if group.version == 1 else ops.FilterDevices)(
+                        directory=group.directory, rules=group.devices
+                    ),
+                    "Any node can be made, few can be opened: no disk of the host is among them.",
+                    "cgroups(7)", "mknod",
+                )  # fmt: skip
             self._open_group(group)
+
+    def _fresh(self, step_id: str) -> str:
+        """An id that no step has yet: a file with a line for each device is written several times."""
+        taken = {step.id for step in self.steps}
+        return next(
+            one
+            for one in (step_id, *(f"{step_id}.{number}" for number in range(2, 1 << 16)))
+            if one not in taken
+        )
+
+    @staticmethod
+    def _setting(group: groups.Group, file: str, value: str) -> ops.Op:
+        if file in (v1.SWAP_FILE, v2.SWAP_FILE):
+            return ops.LimitSwap(directory=group.directory, file=file, value=value)
+        other = (v1 if group.version == 1 else v2).OTHER_NAMES.get(file)
+        if other is not None:
+            other_value = value if group.version == 1 else v2.other_value(file, value)
+            return ops.CgroupWriteEither(
+                directory=group.directory, file=file, value=value, other=other, other_value=other_value
+            )
+        return ops.CgroupWrite(directory=group.directory, file=file, value=value)
+
+    def _device_rules(self) -> tuple[str, ...]:
+        """The rules to be in force; () when there are to be none, with a note where they were needed.
+
+        Under a user namespace mknod(2) makes no device node, and /dev has the harmless ones: the rules
+        then are a second wall, which costs more than it is worth unless a device of the host is shown.
+        """
+        asked = bool(self.spec.resources.devices)
+        if self.spec.privileged or not (asked or self.spec.userns == "host"):
+            return ()
+        why = self.host.no_devices
+        if why:
+            self.notes.append(f"no rules for devices: {why}")
+            return ()
+        return (*defaults.DEVICE_RULES, *self.spec.resources.devices)
 
     def _open_group(self, group: groups.Group) -> None:
         self.add(
@@ -609,7 +685,9 @@ class _Compiler:
             "propagation",
         )  # fmt: skip
         self._sources("child" if not self.host.is_root else "supervisor", before_clone=False)
-        places = ("lower", "layer", "root") if self.layering == "overlay" else ("root",)
+        places: tuple[str, ...] = ("lower", "layer", "root") if self.layering == "overlay" else ("root",)
+        nodes = self.makes_nodes and any(mount.kind == "device" for mount in spec.mounts)
+        places += ("devices",) if nodes else ()
         self.add(
             "root.staging", "child", ops.MountStaging(path=staging, directories=places),
             f"A private place to put the root together, over {staging} in this namespace only.", "tmpfs(5)",
@@ -636,6 +714,11 @@ class _Compiler:
             self.add(
                 "root.attach", "child", ops.AttachRoot(name="root.tree", attributes=self._root_attributes()),
                 "The root is this directory itself.", "move_mount(2)", "suid mknod",
+            )  # fmt: skip
+        if nodes:
+            self.add(
+                "device.attach", "child", ops.AttachTree(name="devices", place="devices"),
+                "A mount is copied from a place, not from nowhere.", "move_mount(2)",
             )  # fmt: skip
         standard = {"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys/fs/cgroup"}
         for mount in spec.mounts:
@@ -670,7 +753,13 @@ class _Compiler:
             )  # fmt: skip
         elif mount.kind == "cgroup":
             self._cgroup_mount(step, mount)
-        elif mount.kind == "bind":
+        elif mount.kind == "device" and self.makes_nodes:
+            number = [one for one in self.spec.mounts if one.kind == "device"].index(mount)
+            self.add(
+                step, "child", ops.BindNode(node=f"devices/{number}", destination=mount.destination),
+                f"{mount.source} of the host ({mount.data[0]}).", "move_mount(2)", "dev-link",
+            )  # fmt: skip
+        elif mount.kind in ("bind", "device"):
             if mount.recursive or "ro" in attributes:
                 why = f"{mount.source} of the host, {'read-only' if 'ro' in mount.attributes else 'limited'}."
             else:

@@ -205,6 +205,55 @@ class CgroupWrite(Op):
         return None
 
 
+class CgroupWriteEither(CgroupWrite):
+    """One setting of a group that kernels have under two names, with a value for each."""
+
+    other: str
+    other_value: str
+
+    def perform(self, ctx: Context) -> str | None:
+        try:
+            calls.write_file(f"{self.directory}/{self.file}", self.value)
+        except KernelError as error:
+            if error.errno != 2 or not os.path.exists(f"{self.directory}/{self.other}"):
+                raise
+            calls.write_file(f"{self.directory}/{self.other}", self.other_value)
+            return f"{self.other} = {self.other_value}"
+        return None
+
+
+class AllowDevices(Op):
+    """What the processes of a v1 group may do with device nodes: nothing, then these."""
+
+    SYSCALL = "write"
+    directory: str
+    rules: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f'write("{self.directory}/devices.deny", "a"), devices.allow: {"; ".join(self.rules)}'
+
+    def perform(self, ctx: Context) -> None:
+        calls.write_file(f"{self.directory}/devices.deny", "a")
+        for rule in self.rules:
+            calls.write_file(f"{self.directory}/devices.allow", rule)
+
+
+class FilterDevices(Op):
+    """What the processes of a v2 group may do with device nodes: a BPF program of ours, attached to it."""
+
+    SYSCALL = "bpf"
+    directory: str
+    rules: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f'bpf(BPF_PROG_ATTACH, "{self.directory}", BPF_CGROUP_DEVICE): {"; ".join(self.rules)}'
+
+    def perform(self, ctx: Context) -> str:
+        from minibox.cgroup import devices  # before the clone, so that it may be imported now
+
+        return f"{devices.attach(self.directory, self.rules)} instructions"
+
+
 class LimitSwap(CgroupWrite):
     """A limit on swap, which a machine without swap need not be able to keep."""
 
@@ -256,6 +305,64 @@ class OpenTree(Op):
     def perform(self, ctx: Context) -> None:
         flags = c.OPEN_TREE_CLONE | (c.AT_RECURSIVE if self.recursive else 0)
         ctx.fds[self.name] = calls.open_tree(c.AT_FDCWD, self.path, flags)
+
+
+class OpenDevice(Op):
+    """A device node of the host as a detached mount, if it still is the device that was meant."""
+
+    SYSCALL = "open_tree"
+    path: str
+    name: str
+    device: str  # "c 10:229"
+
+    def perform(self, ctx: Context) -> None:
+        node = calls.open_tree(c.AT_FDCWD, self.path, c.OPEN_TREE_CLONE)
+        ctx.fds[self.name] = node
+        _check_device(node, self.path, self.device)
+
+
+def _check_device(node: int, path: str, device: str) -> os.stat_result:
+    """What fstat says of an open node, which has to be this device."""
+    status = os.fstat(node)
+    kind = "b" if stat.S_ISBLK(status.st_mode) else "c" if stat.S_ISCHR(status.st_mode) else "-"
+    found = f"{kind} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    if found != device:
+        raise KernelError(19, "fstat", (path, f"is {found}, not {device}"))
+    return status
+
+
+class NewNodes(Op):
+    """An unattached tmpfs of the host's user namespace, the only kind in which device nodes work."""
+
+    SYSCALL = "fsmount"
+    name: str
+
+    def perform(self, ctx: Context) -> None:
+        bits = c.MOUNT_ATTR_NOSUID | c.MOUNT_ATTR_NOEXEC
+        ctx.fds[self.name] = _new_mount("tmpfs", ("mode=755", "size=64k"), bits)
+
+
+class MakeNode(Op):
+    """A second node for a device of the host, with the mode of the first and an owner in the container."""
+
+    SYSCALL = "mknodat"
+    path: str
+    name: str  # of the tmpfs
+    node: str  # the file in it
+    device: str
+    uid: int
+    gid: int
+
+    def perform(self, ctx: Context) -> None:
+        first = calls.openat(c.AT_FDCWD, self.path, c.O_PATH)
+        try:
+            status = _check_device(first, self.path, self.device)
+        finally:
+            os.close(first)
+        place = ctx.fd(self.name)
+        calls.os_call("mknodat", os.mknod, self.node, status.st_mode, status.st_rdev, dir_fd=place)
+        calls.os_call("fchmodat", os.chmod, self.node, stat.S_IMODE(status.st_mode), dir_fd=place)
+        calls.os_call("fchownat", os.chown, self.node, self.uid, self.gid, dir_fd=place)
 
 
 # --- the clone ----------------------------------------------------------------------------------
@@ -827,6 +934,18 @@ class BindDevice(Op):
                 os.close(place)
         finally:
             os.close(device)
+
+
+class BindNode(Op):
+    """A node made for the container, at its place in the root."""
+
+    SYSCALL = "move_mount"
+    node: str  # below the staging tmpfs
+    destination: str
+
+    def perform(self, ctx: Context) -> None:
+        mount = calls.open_tree(ctx.fd("staging"), self.node, c.OPEN_TREE_CLONE)
+        _attach(ctx, mount, self.destination, directory=False)
 
 
 def _make_file(directory: int, name: str) -> int:

@@ -141,14 +141,13 @@ class Container:
         self.ctx.init_image = init_image(self.prepared)
         supervisor = Supervisor(self.prepared.plan, self.ctx, self.prepared.host, tracer)
         supervisor.on_start = on_start
+        supervisor.on_stop = self._look_at_it
         supervisor.on_clone = lambda: self.write(
             status="created", pid=self.ctx.pid, start_time=live.start_time(self.ctx.pid)
         )
         try:
             supervisor.start()
             self.write(status="running", started=time.time())
-            if self.prepared.spec.stop_at_exec:
-                self._look_at_it()
         except BaseException:
             self.discard()
             raise
@@ -160,14 +159,10 @@ class Container:
         """
         from minibox.runtime import verify
 
-        os.waitpid(self.ctx.pid, os.WUNTRACED)
         self.findings = verify.verify(self.state)
         if any(one.verdict == verify.MISSING for one in self.findings):
-            calls.pidfd_send_signal(self.ctx.pidfd, c.SIGNALS["KILL"])
-            os.waitpid(self.ctx.pid, 0)
             text = "\n".join(verify.lines(self.findings, everything=False))
             raise StateError(f"verify: not started, since the kernel reports otherwise:\n{text}")
-        calls.ptrace(c.PTRACE_DETACH, self.ctx.pid)
 
     def attendant(self, *, timeout: float | None = None, grace: float | None = None) -> Attendant:
         """The loop that stays with the payload; its `kill` ends every process of the container."""
@@ -216,7 +211,8 @@ class Container:
             self.ctx.listener.finish()
 
     def discard(self) -> None:
-        """Take away a container that did not start, or that nobody is to stay with.  A second call does nothing."""
+        """Take away a container that did not start, or that nobody is to stay with.  A second call does
+        nothing."""
         if self.lock.fd < 0:
             return
         if self.ctx.pidfd >= 0:

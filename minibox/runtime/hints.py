@@ -170,6 +170,31 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         _always,
         "the group above has processes of its own, so it cannot hand controllers down: see cgroups(7)",
     ),
+    (
+        "CgroupWrite",
+        (ENOENT,),
+        _always,
+        "this kernel has no such file in its cgroups, or the device that it is for has no such scheduler",
+    ),
+    (
+        "CgroupWriteEither",
+        (ENOENT,),
+        _always,
+        "this kernel has no disk scheduler with weights: neither BFQ nor iocost (io.weight)",
+    ),
+    (
+        "CgroupCreate",
+        (ENOENT,),
+        _always,
+        "the group that --cgroup-parent names has to be there, in every hierarchy that is used",
+    ),
+    ("CgroupWrite", (19,), _always, "no such device, or a partition: limits are for whole disks"),
+    (
+        "AllowDevices",
+        (EPERM,),
+        _always,
+        "the groups above do not allow it themselves, or root is confined here",
+    ),
     ("CgroupWrite", (EACCES, EPERM), _always, "the group is not delegated to the caller: see cgroups(7)"),
     (
         "CgroupLeave",

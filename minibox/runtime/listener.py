@@ -156,8 +156,8 @@ def make(
 ) -> tuple[Listener | None, bytes, int]:
     """(who answers, the filter to load, its flags) for a compiled filter (BPF, flags, the agent's socket).
 
-    None for a filter that notifies of nothing.  Raises SpecError when nobody is there to answer, or the kernel
-    has no notifications.
+    None for a filter that notifies of nothing.  Raises SpecError when nobody is there to answer, or the
+    kernel has no notifications.
     """
     bpf, flags, agent = found
     notifies = bool(flags & c.SECCOMP_FILTER_FLAG_NEW_LISTENER)
@@ -220,7 +220,8 @@ def with_handler(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def handler_for(spec: Spec, given: notify.Handler | None) -> notify.Handler | None:
-    """Who answers for one more command in a container: the caller's, or the file's anew.  Raises StateError."""
+    """Who answers for one more command in a container: the caller's handler, or the file's anew.  Raises
+    StateError."""
     if given is not None or not spec.seccomp_notify:
         return given
     if not spec.seccomp_handler:

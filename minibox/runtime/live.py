@@ -119,11 +119,16 @@ def _number(path: str, key: str = "") -> int | None:
     return None
 
 
-def oom_killed(directories: list[str]) -> bool:
-    """Whether the kernel has killed a process of these groups for want of memory."""
+def oom_kills(directories: list[str]) -> int:
+    """How many processes of these groups the kernel has killed for want of memory."""
     counts = [_number(f"{one}/memory.events", "oom_kill") for one in directories]
     counts += [_number(f"{one}/memory.oom_control", "oom_kill") for one in directories]
-    return any(counts)
+    return sum(count or 0 for count in counts)
+
+
+def oom_killed(directories: list[str]) -> bool:
+    """Whether the kernel has killed a process of these groups for want of memory."""
+    return oom_kills(directories) > 0
 
 
 def memory_peak(directories: list[str]) -> int | None:

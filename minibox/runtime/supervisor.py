@@ -55,6 +55,7 @@ class Supervisor:
         self.steps = list(enumerate(plan.steps, 1))
         self.on_clone: Callable[[], None] | None = None
         self.on_start: Callable[[], None] | None = None
+        self.on_stop: Callable[[], None] | None = None  # the payload stands still at its execve
         self.error: StepError | None = None
         self._theirs = -1
 
@@ -65,6 +66,8 @@ class Supervisor:
         self.ctx.channel, self._theirs = calls.socketpair()
         try:
             self._perform_all()
+            if any(isinstance(step.op, ops.TraceMe) for step in self.plan):
+                self._hold_at_exec()
             self._wait_for_exec()
         except BaseException:
             self._kill()
@@ -100,19 +103,20 @@ class Supervisor:
             if self.ctx.pid == 0:
                 os._exit(125)
             gone = isinstance(error, KernelError) and error.errno in (EPIPE, ECONNRESET)
-            if (gone and isinstance(step.op, ops.Release)) or self._has_ended():  # it may have said why
+            if gone and isinstance(step.op, ops.Release):  # it ended, and may have said why
                 raise self._child_failed(number, step) from None
-            raise self._explained(child.failed(number, step, len(self.plan), error)) from None
+            own = child.failed(number, step, len(self.plan), error)
+            raise self._explained(self._childs_error() or own) from None
         if self.tracer is not None:
             self.tracer(number, step, (time.monotonic_ns() - start) // 1000, note or "")
 
-    def _has_ended(self) -> bool:
-        """Whether there was a child and it is gone: then its own error is the cause of ours."""
+    def _childs_error(self) -> StepError | None:
+        """What the child has said before something failed here: that it ended is the cause then."""
         if self.ctx.pidfd < 0:
-            return False
-        poll = select.poll()
-        poll.register(self.ctx.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+            return None
+        calls.pidfd_send_signal(self.ctx.pidfd, c.SIGNALS["KILL"])
+        self._drain()
+        return self.error
 
     # --- the clone -------------------------------------------------------------------------------
 
@@ -189,16 +193,46 @@ class Supervisor:
             number = message["trace"]
             self.tracer(number, self.plan.steps[number - 1], message["us"], message["note"])
 
+    def _hold_at_exec(self) -> None:
+        """Until the payload stops at its execve, which it does for its tracer; then `on_stop`, and let go.
+
+        Where minibox-init becomes the payload there are two of them, and the first still has the channel.
+        A child that ends before has said why: `_wait_for_exec` reads it.
+        """
+        inits = [step.op.init for step in self.plan if isinstance(step.op, ops.PrepareProgram)]
+        stops = 2 if "exec" in inits else 1
+        channel = select.poll()
+        channel.register(self.ctx.channel, select.POLLIN)
+        flags = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        while stops:
+            found = os.waitid(os.P_PID, self.ctx.pid, flags)
+            if found is None:
+                if channel.poll(2) and not self._take_message():
+                    channel.unregister(self.ctx.channel)  # closed by the execve: the stop is next
+                continue
+            if found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+                return
+            os.waitpid(self.ctx.pid, os.WUNTRACED)
+            stops -= 1
+            if stops:
+                calls.ptrace(c.PTRACE_CONT, self.ctx.pid)
+        if self.on_stop is not None:
+            self.on_stop()
+        calls.ptrace(c.PTRACE_DETACH, self.ctx.pid)
+
+    def _take_message(self) -> bool:
+        """The next message of the child; False when there is none any more."""
+        data, fd = calls.recv(self.ctx.channel)
+        if data[:1] == b"{":
+            self._message(fastjson.loads(data.decode()), fd)
+        elif data:  # minibox-init's "ERRNO CODE PATH"
+            self._init_failed(data)
+        return bool(data)
+
     def _wait_for_exec(self) -> None:
         """Until the channel closes: by execve, or with an error before it."""
-        while True:
-            data, fd = calls.recv(self.ctx.channel)
-            if not data:
-                break
-            if data[:1] == b"{":
-                self._message(fastjson.loads(data.decode()), fd)
-            else:  # minibox-init's "ERRNO CODE PATH"
-                self._init_failed(data)
+        while self._take_message():
+            pass
         if self.error is not None:
             raise self._explained(self.error)
 
@@ -217,14 +251,7 @@ class Supervisor:
 
     def _child_failed(self, number: int, step: Step) -> StepError:
         """The child has ended: its own error when it sent one, else what its end tells."""
-        try:
-            while True:
-                data, fd = calls.recv(self.ctx.channel)
-                if not data:
-                    break
-                self._message(fastjson.loads(data.decode()), fd)
-        except OSError:
-            pass
+        self._drain()
         if self.error is not None:
             return self._explained(self.error)
         return StepError(
@@ -235,6 +262,17 @@ class Supervisor:
             why=step.why,
             hint="was it killed (out of memory, a signal)? see dmesg",
         )
+
+    def _drain(self) -> None:
+        """Everything that the child has sent, up to its end."""
+        try:
+            while True:
+                data, fd = calls.recv(self.ctx.channel)
+                if not data:
+                    break
+                self._message(fastjson.loads(data.decode()), fd)
+        except OSError:
+            pass
 
     def _explained(self, error: StepError) -> StepError:
         if not error.hint:

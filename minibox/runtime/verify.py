@@ -20,6 +20,7 @@ import stat
 
 from minibox import fastjson
 from minibox.errors import KernelError
+from minibox.cgroup.files import agree
 from minibox.kernel import calls, caps, idmap, inroot, mounts
 from minibox.kernel import consts as c
 from minibox.kernel.host import Host
@@ -276,25 +277,32 @@ def _group_value(_view: View, step: Step) -> Verdict:
         enabled = calls.read_file(f"{op.directory}/{op.file}").split()
         lacking = [one for one in op.value.split() if one[1:] not in enabled]
         return (MISSING, f"not handed down: {' '.join(lacking)}") if lacking else (HELD, " ".join(enabled))
+    file, value = op.file, op.value
+    if isinstance(op, ops.CgroupWriteEither) and not os.path.exists(f"{op.directory}/{file}"):
+        file, value = op.other, op.other_value
     try:
-        found = calls.read_file(f"{op.directory}/{op.file}").strip()
+        found = calls.read_file(f"{op.directory}/{file}").strip()
     except KernelError as error:
         if isinstance(op, ops.LimitSwap) and error.errno == 2:
             return HELD, "this machine has no swap, and counts none"
         raise
-    return _same_value(found, op.value)
+    if agree(file, found, value):
+        return HELD, " ".join(found.split("\n")[:1])
+    return MISSING, f"{found}, and {value} was asked for"
 
 
-def _same_value(found: str, wanted: str) -> Verdict:
-    """Cgroup values: memory is rounded down to pages, and -1 reads as a huge number."""
-    if found == wanted:
-        return HELD, found
-    if found.isdigit() and wanted.lstrip("-").isdigit():
-        page = os.sysconf("SC_PAGE_SIZE")
-        unlimited = int(wanted) < 0 and int(found) > 1 << 60
-        if unlimited or int(found) == int(wanted) // page * page:
-            return HELD, found
-    return _same(found, wanted)
+def _devices(_view: View, step: Step) -> Verdict:
+    op: Any = step.op
+    if isinstance(op, ops.FilterDevices):
+        from minibox.cgroup import devices
+
+        held = devices.holds(op.directory, op.rules)
+        return (HELD, "this program") if held else (MISSING, "the group has not the program of these rules")
+    found = calls.read_file(f"{op.directory}/devices.list").splitlines()
+    more = sorted(set(found) - set(op.rules))
+    if more:
+        return MISSING, f"allowed beyond the rules: {'; '.join(more[:5])}"
+    return HELD, f"{len(found)} rules"
 
 
 def _inherited(_view: View, step: Step) -> Verdict:
@@ -525,6 +533,14 @@ def _device(view: View, step: Step) -> Verdict:
     return _same(found, ops.DEVICE_NUMBERS[op.name])
 
 
+def _node(view: View, step: Step) -> Verdict:
+    op: Any = step.op
+    wanted = next(one.data[0] for one in view.spec.mounts if one.destination == op.destination)
+    status = os.stat(view.path(op.destination), follow_symlinks=False)
+    kind = "b" if stat.S_ISBLK(status.st_mode) else "c" if stat.S_ISCHR(status.st_mode) else "-"
+    return _same(f"{kind} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}", wanted)
+
+
 def _device_link(view: View, step: Step) -> Verdict:
     op: Any = step.op
     return _same(os.readlink(view.path(f"/dev/{op.name}")), op.target)
@@ -697,7 +713,14 @@ CHECKS: dict[type[ops.Op], Callable[[View, Step], Verdict]] = {
     ops.CopyRoot: _copied,
     ops.CgroupCreate: _group,
     ops.CgroupWrite: _group_value,
+    ops.CgroupWriteEither: _group_value,
     ops.LimitSwap: _group_value,
+    ops.AllowDevices: _devices,
+    ops.FilterDevices: _devices,
+    ops.OpenDevice: _over(TRANSIENT),
+    ops.NewNodes: _over(TRANSIENT),
+    ops.MakeNode: _over(TRANSIENT),
+    ops.BindNode: _node,
     ops.CgroupInherit: _inherited,
     ops.OpenFile: _over(TRANSIENT),
     ops.OpenTree: _over(TRANSIENT),

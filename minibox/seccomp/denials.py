@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 _MOST_KEPT = 1000
 _LONGEST = 120
 
-# What the registers of a call hold: s a string's address, d a number with a sign, x anything else. Of those that
-# profiles refuse; a call that is not here is shown with all six.
-_SIGNATURES = dict(
-    entry.split(":")
-    for entry in """
+# What the registers of a call hold: s a string's address, d a number with a sign, x anything else. Of those
+# that profiles refuse; a call that is not here is shown with all six.
+_SIGNATURE_TEXT = """
     acct:s add_key:ssxxd bpf:dxx chroot:s clock_adjtime:dx clock_settime:dx clone:xxxxx clone3:xx
     create_module:sx delete_module:sx fanotify_init:xx finit_module:dsx fsconfig:dxssd fsmount:dxx fsopen:sx
     fspick:dsx get_mempolicy:xxxxx init_module:xxs io_uring_enter:dxxxxx io_uring_register:dxxx
@@ -48,8 +46,8 @@ _SIGNATURES = dict(
     userfaultfd:x ustat:xx vhangup: mknod:sxx mknodat:dsxx chmod:sx fchmodat:dsx chown:sdd fchownat:dsddx
     mkdir:sx mkdirat:dsx unlink:s unlinkat:dsx rmdir:s rename:ss link:ss symlink:ss execve:sxx setuid:d
     setgid:d getpid: getuid: read:dxx write:dxx kill:dd ptrace:xdxx sethostname:sx getcwd:xx connect:dxx
-    """.split()
-)
+"""
+_SIGNATURES = dict(entry.split(":") for entry in _SIGNATURE_TEXT.split())
 
 
 class Denial(Record):

@@ -44,8 +44,22 @@ _OPERATORS = {
 _NEGATED = {"==": "!=", ">": "<=", ">=": "<"}
 
 # (call, argument) -> its name in the manual page, and what some values are called there
-_FAMILIES = {1: "AF_UNIX", 2: "AF_INET", 10: "AF_INET6", 16: "AF_NETLINK", 17: "AF_PACKET", 38: "AF_ALG", 40: "AF_VSOCK"}
-_PERSONALITIES = {0: "PER_LINUX", 8: "PER_LINUX32", 0x20000: "UNAME26", 0x20008: "PER_LINUX32|UNAME26", _ALL_32: "ask"}
+_FAMILIES = {
+    1: "AF_UNIX",
+    2: "AF_INET",
+    10: "AF_INET6",
+    16: "AF_NETLINK",
+    17: "AF_PACKET",
+    38: "AF_ALG",
+    40: "AF_VSOCK",
+}
+_PERSONALITIES = {
+    0: "PER_LINUX",
+    8: "PER_LINUX32",
+    0x20000: "UNAME26",
+    0x20008: "PER_LINUX32|UNAME26",
+    _ALL_32: "ask",
+}
 _ARGUMENTS: dict[tuple[str, int], tuple[str, dict[int, str]]] = {
     ("ioctl", 1): ("request", {0x5412: "TIOCSTI", 0x541C: "TIOCLINUX"}),
     ("socket", 0): ("family", _FAMILIES),
@@ -211,7 +225,9 @@ def explain(source: Source, name: str) -> Explanation:
     number = _number(source, name)
     if number is None:
         if not syscalls.is_known(name) and not _named(source, name):
-            raise SpecError("SYSCALL", f"no Linux up to {syscalls.LATEST} has a call {name!r}{_near(source, name)}")
+            raise SpecError(
+                "SYSCALL", f"no Linux up to {syscalls.LATEST} has a call {name!r}{_near(source, name)}"
+            )
         return Explanation(name, None, (Case("", "does not exist", "", f"not a call of {source.machine}"),))
     arch = MACHINES[source.machine]
     by_filter = _cases_of_filter(source, arch, number, name)
@@ -258,7 +274,9 @@ def _cases_of_filter(source: Source, arch: int, number: int, name: str) -> tuple
     except tree.TooComplex as error:
         return (Case("", "cannot be told", "", str(error)),)
     return tuple(
-        Case(_otherwise(case_text(name, conditions), len(found)), decode.describe_action(result), "filter", "")
+        Case(
+            _otherwise(case_text(name, conditions), len(found)), decode.describe_action(result), "filter", ""
+        )
         for conditions, result in found
     )
 

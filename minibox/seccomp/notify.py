@@ -170,7 +170,7 @@ class Request:
         return data
 
     def _read(self, memory: int, address: int, size: int) -> bytes:
-        parts = []
+        parts: list[bytes] = []
         while size > 0:
             step = min(size, _PAGE - address % _PAGE)
             try:
@@ -268,9 +268,9 @@ class Supervisor:
     """Answers the notifications of one listener by a function.
 
     `handler` gets each Request and returns a Response; None lets the call go on. An exception in it is
-    told to `report`, and the call fails with EPERM. `afterwards` is called when the answer was sent. Calls are answered one after another: while the
-    handler works, other callers wait. The listener is closed by `close`, after which a call that is
-    notified fails with ENOSYS.
+    told to `report`, and the call fails with EPERM. `afterwards` is called when the answer was sent. Calls
+    are answered one after another: while the handler works, other callers wait. The listener is closed by
+    `close`, after which a call that is notified fails with ENOSYS.
 
     Use `start` for a thread that serves until no process with the filter is left, `serve` for the same in
     the calling thread, or `fileno` and `handle_one` in a loop of your own.
@@ -478,7 +478,8 @@ def _line_in(error: BaseException, path: str) -> str:
 
 
 def notified(document: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """A profile in Docker's or OCI's format in which the calls `names` are notified, whatever it said of them."""
+    """A profile in Docker's or OCI's format in which the calls `names` are notified, whatever it said of
+    them."""
     taken = set(names)
     rules = []
     for rule in document.get("syscalls") or ():

@@ -124,12 +124,12 @@ COMMON = {name: number for name, number in AARCH64.items() if number >= _FIRST_C
 # What no libseccomp of the time of Linux 6.1 can name and only this architecture has.
 _RISCV64 = _table("258 riscv_hwprobe riscv_flush_icache")
 
-# What libseccomp takes for parts of socketcall and ipc on i386 has numbers there too, since Linux 4.3
+# What libseccomp takes for parts of socketcall and ipc on i386 has numbers there too, most since Linux 4.3
 # and 5.1.
 _I386 = _table(
-    """359 socket socketpair bind connect listen accept4 getsockopt setsockopt getsockname
-    getpeername sendto sendmsg recvfrom recvmsg shutdown 393 semget semctl shmget shmctl
-    shmat shmdt msgget msgsnd msgrcv msgctl
+    """337 recvmmsg 345 sendmmsg 359 socket socketpair bind connect listen accept4 getsockopt
+    setsockopt getsockname getpeername sendto sendmsg recvfrom recvmsg shutdown 393 semget semctl shmget
+    shmctl shmat shmdt msgget msgsnd msgrcv msgctl
     """
 )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from minibox.seccomp import decode, profile
 
@@ -20,15 +20,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    Leaf = int
-    Tree = Leaf | "Node"
-
 _HIGH, _LOW, _FULL = 0xFFFFFFFF_00000000, 0xFFFFFFFF, 0xFFFFFFFF_FFFFFFFF
 _MASK32 = 0xFFFFFFFF
 _MOST_STEPS = 200_000
 
 _LD_ABS, _LD_IMM, _RET_K, _RET_A, _JA, _AND_K = 0x20, 0x00, 0x06, 0x16, 0x05, 0x54
 _TESTS = {0x15: "==", 0x25: ">", 0x35: ">=", 0x45: "&"}
+
+
+#: what happens to a call: a result (SECCOMP_RET_* with data), or a comparison that decides
+Tree: TypeAlias = "int | Node"
 
 
 class TooComplex(decode.BPFError):
@@ -70,7 +71,10 @@ def tree(bpf: bytes, arch: int, nr: int) -> Tree:
     Raises TooComplex where it does more with the arguments than to compare them, BPFError for what is no
     filter.
     """
-    return _Walk(decode.unpack(bpf), arch, nr & _MASK32).at(0, 0)
+    try:
+        return _Walk(decode.unpack(bpf), arch, nr & _MASK32).at(0, 0)
+    except RecursionError:
+        raise TooComplex("the filter compares the call's arguments with hundreds of values") from None
 
 
 class _Walk:

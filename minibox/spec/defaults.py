@@ -24,6 +24,22 @@ RLIMITS = (Rlimit(kind="CORE", soft=0, hard=0),)
 #: the device nodes bound from the host, each a source of bytes or a sink
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
+#: what a group's processes may do with device nodes, wherever these lie, in the kernel's form for v1 (type,
+#: numbers, read write mknod): Docker's list (moby, daemon/pkg/oci/defaults.go), without /dev/fuse
+DEVICE_RULES = (
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",  # null
+    "c 1:5 rwm",  # zero
+    "c 1:7 rwm",  # full
+    "c 1:8 rwm",  # random
+    "c 1:9 rwm",  # urandom
+    "c 5:0 rwm",  # tty
+    "c 5:1 rwm",  # console
+    "c 5:2 rwm",  # ptmx
+    "c 136:* rwm",  # pts
+)
+
 #: what tells about, or changes, the whole machine; a file reads empty, a directory is empty.  A path
 #: that this kernel does not have is passed over.
 MASKED_PATHS = (

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     Options = Mapping[str, Any]
 
 ALL_STREAMS = (0, 1, 2)
+#: limits that few ask for, read by spec/limits.py
+RARE_LIMITS = frozenset(
+    (
+        "memory_reservation", "memory_swappiness", "oom_kill_disable", "check_before_update", "cpu_quota",
+        "cpu_period", "cpu_burst", "cpu_idle", "cpu_rt_runtime", "cpu_rt_period", "cpuset_mems",
+        "blkio_weight", "blkio_weight_device", "device_read_bps", "device_write_bps", "device_read_iops",
+        "device_write_iops", "hugetlb", "net_classid", "net_prio", "rdma", "cgroup_conf", "device",
+        "device_cgroup_rule",
+    )
+)  # fmt: skip
 #: kinds of namespaces whose flags have another name
 NAMESPACE_FLAGS = {
     "net": "network",
@@ -56,7 +66,8 @@ def build(container_id: str, rootfs: str, argv: tuple[str, ...], options: Option
         gid_maps=_maps(options, "gidmap", "uidmap"),
         hostname=options.get("hostname", ""),
         domainname=options.get("domainname", ""),
-        resources=_resources(options),
+        resources=resources(options),
+        cgroup_parent=_cgroup_parent(options),
         seccomp=_seccomp(options, privileged),
         show_denials=_show_denials(options),
         **_notify(options),
@@ -189,7 +200,7 @@ def _env_lines(path: str) -> list[tuple[str, str]]:
         text = calls.read_file(path)
     except KernelError as error:
         raise SpecError("--env-file", f"{path}: {error.strerror}") from None
-    lines = enumerate(text.splitlines(), 1)
+    lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
     return [
         (f"{path}:{number}", line.lstrip())
         for number, line in lines
@@ -273,7 +284,8 @@ def _time_offsets(options: Options) -> tuple[tuple[str, int, int], ...]:
 # --- limits ------------------------------------------------------------------------------------
 
 
-def _resources(options: Options) -> Resources:
+def resources(options: Options) -> Resources:
+    """The limits that are asked for, and the default one of processes."""
     asked: dict[str, Any] = {}
     if "memory" in options:
         asked["memory"] = values.size(options["memory"], "--memory")
@@ -295,6 +307,8 @@ def _resources(options: Options) -> Resources:
     if asked["pids"] == 0:
         raise SpecError("--pids-limit", "0 would let nothing run: -1 is no limit")
     if "cpus" in options:
+        if "cpu_quota" in options or "cpu_period" in options:
+            raise SpecError("--cpus", "is --cpu-quota and --cpu-period in one: give it or them")
         asked["cpu_period"] = 100_000
         asked["cpu_quota"] = int(values.decimal(options["cpus"], "--cpus") * 100_000)
         if asked["cpu_quota"] < 1000:
@@ -302,17 +316,19 @@ def _resources(options: Options) -> Resources:
     if "cpu_shares" in options:
         asked["cpu_shares"] = values.integer(options["cpu_shares"], "--cpu-shares", 2, 1 << 18)
     if "cpuset_cpus" in options:
-        asked["cpuset_cpus"] = _cpu_list(options["cpuset_cpus"])
+        asked["cpuset_cpus"] = values.number_list(options["cpuset_cpus"], "--cpuset-cpus", "processors")
+    if not RARE_LIMITS.isdisjoint(options):
+        from minibox.spec import limits
+
+        asked.update(limits.rare(options, asked))
     return Resources(**asked)
 
 
-def _cpu_list(text: str) -> str:
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        ends = (first, last or first)
-        if not all(end.isascii() and end.isdigit() for end in ends) or int(ends[0]) > int(ends[1]):
-            raise SpecError("--cpuset-cpus", f'"{text}" is no list of processors such as 0-1,3')
-    return text
+def _cgroup_parent(options: Options) -> str:
+    text = options.get("cgroup_parent", "")
+    if text and (".." in text.split("/") or not text.strip("/") or "\0" in text):
+        raise SpecError("--cgroup-parent", f'"{text}" is not the path of a group below /sys/fs/cgroup')
+    return "/" + text.strip("/") if text else ""
 
 
 def _seccomp(options: Options, privileged: bool) -> Any:
@@ -353,6 +369,7 @@ def _mounts(options: Options) -> tuple[Mount, ...]:
     found = [_volume(text) for text in options.get("volume", ())]
     found += [_mount(text) for text in options.get("mount", ())]
     found += [_tmpfs(text) for text in options.get("tmpfs", ())]
+    found += [_device(text) for text in options.get("device", ())]
     places = [one.destination for one in found]
     for place in places:
         if places.count(place) > 1:
@@ -391,6 +408,21 @@ def _volume(text: str) -> Mount:
     if len(parts) not in (2, 3) or not all(parts[:2]):
         raise SpecError("--volume", f'"{text}" is not SRC:DST[:OPTION,...]')
     return _bind(parts[0], parts[1], parts[2].split(",") if len(parts) == 3 else [], "--volume")
+
+
+def _device(text: str) -> Mount:
+    """A node of the host; without nodev, which would make it a mere name."""
+    from minibox.spec import limits
+
+    source, destination, _access = limits.split_device(text)
+    kind, major, minor = limits.device_number(source)
+    return Mount(
+        destination=destination,
+        kind="device",
+        source=source,
+        attributes=("nosuid", "noexec"),
+        data=(f"{kind} {major}:{minor}",),
+    )
 
 
 def _tmpfs(text: str) -> Mount:
@@ -443,7 +475,7 @@ def _shared_mounts(spec: Spec, options: Options) -> Spec:
     flag = f"--mntns {spec.namespace('mount').path}"
     if spec.root.path != "/":
         raise SpecError("--mntns", f"with {flag} the root is that namespace's own: ROOTFS must be /")
-    for name in ("volume", "mount", "tmpfs", "read_only"):
+    for name in ("volume", "mount", "tmpfs", "device", "read_only"):
         if options.get(name):
             raise SpecError("--mntns", f"nothing is mounted with {flag}: leave --{name} out")
     return spec.replace(masked_paths=(), readonly_paths=(), root=spec.root.replace(layer="direct"))

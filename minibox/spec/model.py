@@ -39,7 +39,8 @@ class Root(Record):
 class Mount(Record):
     """One mount (OCI `mounts[]`).
 
-    `kind` is a file system type, or "bind" for the file or directory `source` of the host.
+    `kind` is a file system type, "bind" for the file or directory `source` of the host, or "device" for
+    a node of the host, whose `data` then is its type and numbers ("c 10:229").
     `attributes` are the names of mount flags (ro, nosuid, nodev, noexec, noatime, ...), `recursive`
     those that are to hold for every mount below too (rro, ...), `data` what the file system itself is
     told (size=64m), `idmap` whether the owner of `source` is shown as the container's root; `owner` is
@@ -102,21 +103,44 @@ class Resources(Record):
     """Limits of the container's cgroup (OCI `linux.resources`).
 
     Bytes, counts, microseconds and weights as in the OCI; None asks for nothing.  `pids_default` marks
-    a pids limit that nobody asked for, which an unprivileged caller may go without.
+    a pids limit that nobody asked for, which an unprivileged caller may go without.  Devices are
+    (major, minor, value); `devices` are rules as the kernel writes them ("c 1:3 rwm"), on top of the
+    default list, or all there is when the first is "deny a".
     """
 
     memory: int | None = None
+    memory_reservation: int | None = None
     memory_swap: int | None = None  # memory and swap together, bytes; -1 is unlimited
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool = False
+    check_before_update: bool = False
     pids: int | None = None
     pids_default: bool = False
     cpu_quota: int | None = None
     cpu_period: int | None = None
+    cpu_burst: int | None = None
     cpu_shares: int | None = None
+    cpu_idle: int | None = None
+    cpu_rt_runtime: int | None = None
+    cpu_rt_period: int | None = None
     cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    blkio_weight: int | None = None
+    blkio_weight_device: tuple[tuple[int, int, int], ...] = ()
+    device_read_bps: tuple[tuple[int, int, int], ...] = ()
+    device_write_bps: tuple[tuple[int, int, int], ...] = ()
+    device_read_iops: tuple[tuple[int, int, int], ...] = ()
+    device_write_iops: tuple[tuple[int, int, int], ...] = ()
+    hugetlb: tuple[tuple[str, int], ...] = ()  # (page size as the kernel writes it, bytes)
+    net_classid: int | None = None
+    net_priorities: tuple[tuple[str, int], ...] = ()  # (interface, priority)
+    rdma: tuple[tuple[str, str], ...] = ()  # (device, "hca_handle=2 hca_object=2000")
+    unified: tuple[tuple[str, str], ...] = ()  # (file of the v2 group, value)
+    devices: tuple[str, ...] = ()
 
     def asked(self) -> tuple[str, ...]:
         """The names of the limits that somebody asked for."""
-        names = [name for name, value in self.__dict__.items() if value not in (None, "", False)]
+        names = [name for name, value in self.__dict__.items() if value not in (None, "", False, ())]
         return tuple(name for name in names if not name.startswith("pids") or not self.pids_default)
 
 
@@ -148,6 +172,7 @@ class Spec(Record):
     hostname: str = ""
     domainname: str = ""
     resources: Resources = Resources()
+    cgroup_parent: str = ""  # the group to make the container's in, in every hierarchy; "" is the usual place
     seccomp: Any = "default"  # "default", "unconfined", or a profile as parsed JSON
     seccomp_notify: tuple[str, ...] = ()  # calls that a handler answers, whatever the profile says of them
     seccomp_handler: str = ""  # the handler's file, "" when it is a function of the caller's process

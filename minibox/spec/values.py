@@ -52,6 +52,16 @@ def integer(text: str, pointer: str, least: int, most: int = 2**63 - 1) -> int:
     return value
 
 
+def number_list(text: str, pointer: str, of: str) -> str:
+    """A list of processors or memory nodes, such as "0-1,3", as it is."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        ends = (first, last or first)
+        if not all(end.isascii() and end.isdigit() for end in ends) or int(ends[0]) > int(ends[1]):
+            raise SpecError(pointer, f'"{text}" is no list of {of} such as 0-1,3')
+    return text
+
+
 def decimal(text: str, pointer: str) -> float:
     """A positive decimal number."""
     whole, _dot, fraction = text.partition(".")

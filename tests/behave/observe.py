@@ -10,10 +10,22 @@ from typing import NamedTuple
 
 from conftest import ROOTFS, Minibox
 
-FOURTEEN = (
-    "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE "
-    "SYS_CHROOT KILL AUDIT_WRITE"
-).split()
+FOURTEEN = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+]
 
 
 class Mounted(NamedTuple):
@@ -51,7 +63,9 @@ def mounts(text: str) -> dict[str, Mounted]:
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split(" ")
-        found[fields[4]] = Mounted(fields[4], set(fields[5].split(",")), " ".join(fields[6:]), right.split(" ")[0])
+        found[fields[4]] = Mounted(
+            fields[4], set(fields[5].split(",")), " ".join(fields[6:]), right.split(" ")[0]
+        )
     return found
 
 
@@ -76,7 +90,9 @@ def setting(directory: Path, *names: str) -> str:
     return next((directory / name).read_text().strip() for name in names if (directory / name).exists())
 
 
-def privately(script: Callable[[], str] | str, *arguments: object, timeout: float = 60, env: dict[str, str]) -> str:
+def privately(
+    script: Callable[[], str] | str, *arguments: object, timeout: float = 60, env: dict[str, str]
+) -> str:
     """What a shell script prints in a mount namespace of the test's own; mounts end with it."""
     text = script if isinstance(script, str) else script()
     done = subprocess.run(

@@ -18,7 +18,8 @@ from test_residue import leftovers, no_orphans, processes
 from minibox.cgroup import detect
 
 STEP = re.compile(
-    r"minibox: step (?P<index>\d+)/(?P<total>\d+) (?P<id>[\w.+-]+) failed: (?P<call>.*?)( = (?P<errno>E\w+))?\n"
+    r"minibox: step (?P<index>\d+)/(?P<total>\d+) (?P<id>[\w.+-]+) failed: "
+    r"(?P<call>.*?)( = (?P<errno>E\w+))?\n"
     r"  why: (?P<why>\S.*)\n"
     r"(  try: (?P<hint>\S.*)\n)?",
 )
@@ -56,7 +57,7 @@ def step(text: str) -> dict[str, str]:
     return parts
 
 
-# --- ROOTFS --------------------------------------------------------------------------------------------------
+# --- ROOTFS --------------------------------------------------------------------------------------------
 
 
 def test_a_missing_rootfs(minibox, tmp_path):
@@ -89,7 +90,7 @@ def test_an_unreadable_rootfs(minibox, tmp_path):
     assert text == f"minibox: ROOTFS: {closed} may not be read by this user\n"
 
 
-# --- the command -----------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags", [(), ("--init",), ("-d", "--rm")], ids=["plain", "init", "detached"])
@@ -158,7 +159,7 @@ def test_a_command_that_is_empty(minibox, rootfs):
 
 
 def test_arguments_that_are_too_long(minibox, rootfs):
-    """One string of execve(2) may have 128 KiB; this one comes out of a file, since it cannot come in argv."""
+    """A string of execve(2) may have 128 KiB; this one comes from a file, since it cannot be in argv."""
     file = minibox.run_dir.parent / "env"
     file.write_text("LONG=" + "x" * 140000)
     parts = step(refused(minibox, "run", "--env-file", file, rootfs, "true", code=126))
@@ -166,7 +167,7 @@ def test_arguments_that_are_too_long(minibox, rootfs):
     assert "too long" in parts["hint"]
 
 
-# --- flags and values ------------------------------------------------------------------------------------------
+# --- flags and values ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -352,6 +353,13 @@ def test_a_malformed_env_file_is_named_with_the_line(minibox, rootfs, tmp_path, 
     assert text.startswith(f"minibox: {file}:{line}: ")
 
 
+def test_a_variable_of_an_env_file_may_have_any_character_but_a_newline(minibox, rootfs, tmp_path):
+    text = "x\x0b\x0c\x1c\x85\u2028y"
+    (tmp_path / "env").write_text(f"A={text}\r\nB=2\n", newline="")
+    done = minibox("run", "--env-file", tmp_path / "env", rootfs, "sh", "-c", 'printf "%s" "$A$B"')
+    assert done.stdout.decode() == text + "2"
+
+
 @pytest.mark.parametrize("profile", ["{", '{"a": 1}', "[]", '{"defaultAction": "SCMP_ACT_FLY"}'])
 def test_a_malformed_seccomp_profile(minibox, rootfs, tmp_path, profile):
     (tmp_path / "profile.json").write_text(profile)
@@ -369,7 +377,7 @@ def test_a_destination_that_leaves_the_root_by_a_link_stays_inside(minibox, own_
     assert sorted(os.listdir(canary)) == ["file"]
 
 
-# --- names and other containers -----------------------------------------------------------------------------
+# --- names and other containers ------------------------------------------------------------------------
 
 
 def test_a_name_in_use(minibox, rootfs):
@@ -433,7 +441,7 @@ def test_a_file_as_store(minibox, tmp_path):
     assert refused(minibox, "--root", tmp_path / "file", "ps").startswith(f"minibox: {tmp_path}/file ")
 
 
-# --- what the host does not give ------------------------------------------------------------------------------
+# --- what the host does not give -----------------------------------------------------------------------
 
 
 def as_somebody(minibox: Minibox, *before: str) -> Minibox:
@@ -459,7 +467,8 @@ def as_somebody(minibox: Minibox, *before: str) -> Minibox:
 #: no user namespaces, for the ordinary user of the namespace made here; the host's setting stays as it is
 FORBIDDEN = (
     "unshare", "--user", f"--map-user={SOMEBODY}", f"--map-group={SOMEBODY}", "--keep-caps", "sh", "-c",
-    "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --ambient-caps=-all --inh-caps=-all \"$@\"", "sh",
+    "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --ambient-caps=-all --inh-caps=-all \"$@\"",
+    "sh",
 )  # fmt: skip
 
 
@@ -506,7 +515,8 @@ def test_a_controller_that_is_missing(minibox, rootfs, flag, controller):
     text = refused(poor, "run", flag, rootfs, "true")
     name = flag.partition("=")[0]
     assert text == (
-        f"minibox: {name}: the cgroup controller {controller} is not available on this host (see /proc/cgroups)\n"
+        f"minibox: {name}: the cgroup controller {controller} is not available on this host "
+        "(see /proc/cgroups)\n"
     )
     assert poor("run", rootfs, "true").returncode == 0, "only a limit that was asked for is an error"
 

@@ -1,4 +1,4 @@
-"""Every operation of a Plan is made to fail, on whichever side it is: the error names it, and all is undone."""
+"""Every operation of a Plan is made to fail, on either side: the error names it, and all is undone."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def test_the_host_sees_the_same_sets(minibox):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["NET_ADMIN", "CAP_NET_ADMIN", "net_admin", "cap_net_admin", "Cap_Net_Admin"])
+@pytest.mark.parametrize(
+    "name", ["NET_ADMIN", "CAP_NET_ADMIN", "net_admin", "cap_net_admin", "Cap_Net_Admin"]
+)
 def test_one_is_added_however_it_is_written(minibox, name):
     found = sets(minibox, "--cap-add", name)
     assert found["Eff"] == found["Prm"] == found["Bnd"] == mine(*FOURTEEN, "NET_ADMIN")
@@ -69,7 +71,17 @@ def test_drop_wins_over_add(minibox):
 
 
 def test_a_flag_may_be_given_several_times(minibox):
-    found = sets(minibox, "--cap-add", "NET_ADMIN", "--cap-add", "SYS_NICE", "--cap-drop", "KILL", "--cap-drop", "CHOWN")
+    found = sets(
+        minibox,
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-add",
+        "SYS_NICE",
+        "--cap-drop",
+        "KILL",
+        "--cap-drop",
+        "CHOWN",
+    )
     assert found["Bnd"] == mine(*FOURTEEN, "NET_ADMIN", "SYS_NICE") & ~bit("KILL") & ~bit("CHOWN")
 
 
@@ -105,7 +117,10 @@ def test_a_default_that_the_caller_lacks_is_left_out_and_said(minibox, rootfs):
     done = minibox_without(minibox, "audit_write", "run", rootfs, "cat", "/proc/self/status")
     assert int(parse_status(done.stdout.decode())["CapBnd"], 16) == mine(*FOURTEEN) & ~bit("AUDIT_WRITE")
     done = minibox_without(minibox, "audit_write", "plan", rootfs)
-    assert b"note: not in the caller's own bounding set, so not in the container's: CAP_AUDIT_WRITE" in done.stdout
+    assert (
+        b"note: not in the caller's own bounding set, so not in the container's: CAP_AUDIT_WRITE"
+        in done.stdout
+    )
 
 
 def test_an_ordinary_user_inside_has_none_but_the_bounding_set_stays(minibox):
@@ -123,7 +138,10 @@ def test_ambient_capabilities_reach_a_program_of_an_ordinary_user(minibox):
 
 def test_an_ambient_capability_works(minibox):
     script = "(timeout 1 nc -l -p 80 </dev/null 2>&1; echo done) | grep -c ermission || :"
-    assert minibox.inside(script, "--user", "1000", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024") == "1\n"
+    assert (
+        minibox.inside(script, "--user", "1000", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024")
+        == "1\n"
+    )
     flags = ("--cap-ambient", "NET_BIND_SERVICE", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024")
     assert minibox.inside(script, "--user", "1000", *flags) == "0\n"
 
@@ -140,10 +158,19 @@ def test_a_missing_capability_is_missed(minibox):
 
 
 def test_chroot_works_by_default_and_not_without_its_capability(minibox):
-    script = "mkdir -p /r/bin && cp /bin/busybox /r/bin/ && chroot /r /bin/busybox echo inside 2>&1 || echo refused"
+    prepare = "mkdir -p /r/bin && cp /bin/busybox /r/bin/"
+    script = f"{prepare}; chroot /r /bin/busybox echo inside 2>&1 || echo refused"
     assert minibox.inside(script) == "inside\n"
     assert minibox.inside(script, "--cap-drop", "SYS_CHROOT").endswith("refused\n")
 
 
-def test_without_the_user_namespace_the_sets_are_the_same(minibox):
-    assert sets(minibox, "--userns", "host") == sets(minibox)
+def test_without_a_user_namespace_no_device_node_can_be_made(minibox):
+    """There it would be one of the host's devices; all else stays the same."""
+    wanted = mine(*FOURTEEN) & ~bit("MKNOD")
+    assert sets(minibox, "--userns", "host") == {
+        "Inh": 0,
+        "Prm": wanted,
+        "Eff": wanted,
+        "Bnd": wanted,
+        "Amb": 0,
+    }

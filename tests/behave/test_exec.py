@@ -46,7 +46,8 @@ def test_it_prints_what_the_command_prints_and_ends_as_it_ends(minibox):
 
 
 @pytest.mark.parametrize(("command", "code"), [
-    (("true",), 0), (("false",), 1), (("sh", "-c", "kill -USR1 $$"), 138), (("sh", "-c", "kill -KILL $$"), 137),
+    (("true",), 0), (("false",), 1),
+    (("sh", "-c", "kill -USR1 $$"), 138), (("sh", "-c", "kill -KILL $$"), 137),
     (("nowhere",), 127), (("/nowhere",), 127), (("/etc/passwd",), 126), (("/etc",), 126),
 ])  # fmt: skip
 def test_exit_codes(minibox, command, code):
@@ -80,13 +81,33 @@ def test_it_is_counted_in_the_containers_group(minibox, inner):
     assert {str(first), str(second)} <= set(members)
 
 
-@pytest.mark.parametrize("flags", [(), ("--cap-add", "NET_ADMIN", "--cap-drop", "KILL"), ("--allow-new-privs",),
-                                   ("--user", "1000"), ("--seccomp", "unconfined")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--cap-add", "NET_ADMIN", "--cap-drop", "KILL"),
+        ("--allow-new-privs",),
+        ("--user", "1000"),
+        ("--seccomp", "unconfined"),
+    ],
+)
 @pytest.mark.root
 def test_capabilities_filter_and_privileges_are_the_containers(inner, flags):
     first, second = map(status, inner(*flags))
-    for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters",
-                "Uid", "Gid", "Groups", "Umask"):
+    for key in (
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+        "Uid",
+        "Gid",
+        "Groups",
+        "Umask",
+    ):
         assert second[key] == first[key], key
 
 
@@ -189,8 +210,15 @@ def test_files_written_by_one_are_there_for_the_next(minibox, rootfs):
 
 def test_a_terminal_of_its_own(minibox):
     detached(minibox, "one")
-    done = minibox("exec", "-t", "one", "sh", "-c", "tty; test -t 0 && test -t 1 && test -t 2 && echo all; ls /dev/pts",
-                   stdin=b"")
+    done = minibox(
+        "exec",
+        "-t",
+        "one",
+        "sh",
+        "-c",
+        "tty; test -t 0 && test -t 1 && test -t 2 && echo all; ls /dev/pts",
+        stdin=b"",
+    )
     lines = done.stdout.decode().split()
     assert lines[0].startswith("/dev/pts/")
     assert lines[1] == "all"

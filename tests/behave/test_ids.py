@@ -45,7 +45,9 @@ def test_the_map_outside_is_the_one_inside(minibox):
 
 def test_no_account_of_the_host_has_an_id_of_the_container(minibox):
     first = first_id(minibox)
-    accounts = [int(line.split(":")[2]) for line in Path("/etc/passwd").read_text().splitlines() if ":" in line]
+    accounts = [
+        int(line.split(":")[2]) for line in Path("/etc/passwd").read_text().splitlines() if ":" in line
+    ]
     assert not [uid for uid in accounts if first <= uid < first + 65536]
 
 
@@ -109,7 +111,9 @@ def test_files_of_the_root_belong_to_the_containers_root(minibox, rootfs):
 
 
 def test_a_file_made_in_a_volume_belongs_to_the_mapped_uid(minibox, shared):
-    first = int(minibox.inside("touch /data/file; cat /proc/self/uid_map", "-v", f"{shared}:/data").split()[1])
+    first = int(
+        minibox.inside("touch /data/file; cat /proc/self/uid_map", "-v", f"{shared}:/data").split()[1]
+    )
     status = os.stat(shared / "file")
     assert (status.st_uid, status.st_gid) == (first, first)
 
@@ -122,8 +126,9 @@ def test_a_file_of_an_inner_user_belongs_to_that_users_mapped_uid(minibox, share
 
 
 def test_a_volume_of_the_hosts_root_is_nobodys_and_cannot_be_written(minibox, canary):
-    out = minibox.inside("stat -c %u /data; cat /data/file; echo x 2>&1 >/data/file || echo refused",
-                         "-v", f"{canary}:/data")
+    out = minibox.inside(
+        "stat -c %u /data; cat /data/file; echo x 2>&1 >/data/file || echo refused", "-v", f"{canary}:/data"
+    )
     assert out.splitlines()[0] == "65534"
     assert "untouched" in out
     assert "refused" in out
@@ -145,8 +150,11 @@ def test_an_idmapped_volume_is_read_and_written_as_its_owner(minibox, tmp_path, 
     (place / "old").write_text("text\n")
     for path in (place, place / "old"):
         os.chown(path, uid, gid)
-    out = minibox.inside("stat -c %u:%g /data /data/old; cat /data/old; echo new >/data/new; echo more >>/data/old",
-                         "-v", f"{place}:/data:idmap")
+    out = minibox.inside(
+        "stat -c %u:%g /data /data/old; cat /data/old; echo new >/data/new; echo more >>/data/old",
+        "-v",
+        f"{place}:/data:idmap",
+    )
     assert out.split() == ["0:0", "0:0", "text"]
     status = os.stat(place / "new")
     assert (status.st_uid, status.st_gid) == (uid, gid)
@@ -170,8 +178,11 @@ def test_an_idmapped_volume_makes_no_file_of_the_hosts_root(minibox, tmp_path):
     place = tmp_path / "own"
     place.mkdir()
     os.chown(place, 1000, 1000)
-    minibox.inside("cd /data; for id in 0 1 5 1000 2000; do touch $id; chown $id:$id $id 2>/dev/null || :; done",
-                   "-v", f"{place}:/data:idmap")
+    minibox.inside(
+        "cd /data; for id in 0 1 5 1000 2000; do touch $id; chown $id:$id $id 2>/dev/null || :; done",
+        "-v",
+        f"{place}:/data:idmap",
+    )
     owners = {entry.name: entry.stat().st_uid for entry in os.scandir(place)}
     assert owners["0"] == 1000
     assert owners["5"] == 5
@@ -241,5 +252,3 @@ def test_keep_id_is_refused_to_root(minibox, rootfs):
     done = minibox("run", "--userns", "keep-id", rootfs, "id")
     assert done.returncode == 125
     assert b"keep-id would give the container root's own id" in done.stderr
-
-

@@ -134,8 +134,10 @@ def test_proc_sys_and_cgroups_are_read_only(minibox):
 
 def test_the_machines_settings_are_refused(minibox):
     before = Path("/proc/sys/kernel/panic").read_text()
-    out = minibox.inside("echo 77 2>&1 >/proc/sys/kernel/panic || echo refused; "
-                         "mkdir /sys/fs/cgroup/pids/x 2>&1 || mkdir /sys/fs/cgroup/x 2>&1 || echo refused")
+    out = minibox.inside(
+        "echo 77 2>&1 >/proc/sys/kernel/panic || echo refused; "
+        "mkdir /sys/fs/cgroup/pids/x 2>&1 || mkdir /sys/fs/cgroup/x 2>&1 || echo refused"
+    )
     assert out.count("refused") == 2
     assert "Read-only file system" in out
     assert Path("/proc/sys/kernel/panic").read_text() == before
@@ -163,13 +165,30 @@ def test_a_masked_directory_is_empty(minibox, path):
 def test_dev_has_what_programs_expect_and_no_more(minibox):
     names = minibox.inside("ls /dev").split()
     assert names == sorted(
-        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+        [
+            "fd",
+            "full",
+            "mqueue",
+            "null",
+            "ptmx",
+            "pts",
+            "random",
+            "shm",
+            "stderr",
+            "stdin",
+            "stdout",
+            "tty",
+            "urandom",
+            "zero",
+        ]
     )
 
 
 def test_the_devices_work(minibox):
-    out = minibox.inside("head -c 4 /dev/zero | xxd -p; head -c 4 /dev/urandom | wc -c; echo x >/dev/null; "
-                         "echo x 2>&1 >/dev/full || :; cat /dev/stdin </proc/self/cmdline | wc -c")
+    out = minibox.inside(
+        "head -c 4 /dev/zero | xxd -p; head -c 4 /dev/urandom | wc -c; echo x >/dev/null; "
+        "echo x 2>&1 >/dev/full || :; cat /dev/stdin </proc/self/cmdline | wc -c"
+    )
     zeros, random, full, *_rest = out.splitlines()
     assert (zeros, random) == ("00000000", "4")
     assert "No space left" in full

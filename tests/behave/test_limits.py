@@ -76,8 +76,12 @@ def test_the_limit_is_in_force_before_the_first_instruction(minibox, rootfs):
 
 
 def test_the_container_sees_its_limit_and_cannot_change_it(minibox):
-    out = minibox.inside("cd /sys/fs/cgroup; f=$(ls pids/pids.max pids.max 2>/dev/null); cat $f; echo 99 2>&1 >$f || echo refused",
-                         "--pids-limit", "44")
+    out = minibox.inside(
+        "cd /sys/fs/cgroup; f=$(ls pids/pids.max pids.max 2>/dev/null); cat $f;"
+        "echo 99 2>&1 >$f || echo refused",
+        "--pids-limit",
+        "44",
+    )
     assert out.splitlines()[0] == "44"
     assert out.splitlines()[-1] == "refused"
 
@@ -108,17 +112,26 @@ def test_an_oom_kill_of_a_child_is_noticed_too(minibox, rootfs):
 
 
 def test_an_end_by_a_kill_is_no_oom_kill(minibox, rootfs):
-    done = minibox("run", "--keep", "--name", "one", "-m", "64m", "--init", rootfs, "sh", "-c", "kill -KILL $$")
+    done = minibox(
+        "run", "--keep", "--name", "one", "-m", "64m", "--init", rootfs, "sh", "-c", "kill -KILL $$"
+    )
     assert done.returncode == 137
     assert minibox.state("one")["oom_killed"] is False
 
 
 def test_memory_below_the_limit_is_had(minibox):
-    assert minibox.inside("dd if=/dev/zero of=/dev/shm/x bs=1M count=20 2>/dev/null; wc -c </dev/shm/x", "-m", "64m") == f"{20 << 20}\n"
+    assert (
+        minibox.inside(
+            "dd if=/dev/zero of=/dev/shm/x bs=1M count=20 2>/dev/null; wc -c </dev/shm/x", "-m", "64m"
+        )
+        == f"{20 << 20}\n"
+    )
 
 
 def test_files_of_a_tmpfs_count_as_memory(minibox, rootfs):
-    done = minibox("run", "-m", "16m", "--tmpfs", "/t", rootfs, "dd", "if=/dev/zero", "of=/t/x", "bs=1M", "count=64")
+    done = minibox(
+        "run", "-m", "16m", "--tmpfs", "/t", rootfs, "dd", "if=/dev/zero", "of=/t/x", "bs=1M", "count=64"
+    )
     assert done.returncode == 137
 
 
@@ -135,7 +148,9 @@ def test_a_fork_bomb_stops_at_the_limit_and_the_host_still_forks(minibox, rootfs
 
 
 def test_the_limit_of_processes_is_eagain_inside(minibox):
-    out = minibox.inside("(for i in 1 2 3 4 5 6 7 8 9; do sleep 5 >/dev/null & done) 2>&1; :", "--pids-limit", "5")
+    out = minibox.inside(
+        "(for i in 1 2 3 4 5 6 7 8 9; do sleep 5 >/dev/null & done) 2>&1; :", "--pids-limit", "5"
+    )
     assert "Resource temporarily unavailable" in out
 
 
@@ -156,7 +171,10 @@ def processor_seconds(pid: int) -> float:
 
 
 def test_a_cpuset_is_where_it_may_run(minibox):
-    assert minibox.inside("grep Cpus_allowed_list /proc/self/status", "--cpuset-cpus", "0").split() == ["Cpus_allowed_list:", "0"]
+    assert minibox.inside("grep Cpus_allowed_list /proc/self/status", "--cpuset-cpus", "0").split() == [
+        "Cpus_allowed_list:",
+        "0",
+    ]
 
 
 def test_a_processor_that_is_not_there_is_an_error(minibox, rootfs):
@@ -196,15 +214,23 @@ def test_a_limit_without_permission_to_make_groups_is_an_error(ordinary, flags, 
 def test_without_a_limit_no_permission_is_needed_and_the_plan_says_what_is_missing(ordinary):
     done = ordinary("plan")
     assert done.returncode == 0, done.stderr
-    assert b"note: no permission to make cgroups: the default limit of processes is not in force" in done.stdout
+    assert (
+        b"note: no permission to make cgroups: the default limit of processes is not in force" in done.stdout
+    )
 
 
 @pytest.fixture
 def ordinary(minibox, rootfs):
     """`minibox VERB FLAGS rootfs true` by uid 4242, who sees the checkout whatever lies above it."""
+
     def call(verb: str, *flags: str) -> subprocess.CompletedProcess[bytes]:
         words = [*minibox.command, verb, *flags, str(rootfs), "true"]
-        environment = {**minibox.environment, "MINIBOX_ROOT": "/tmp/x/run", "MINIBOX_DATA": "/tmp/x/data", "HOME": "/tmp"}
+        environment = {
+            **minibox.environment,
+            "MINIBOX_ROOT": "/tmp/x/run",
+            "MINIBOX_DATA": "/tmp/x/data",
+            "HOME": "/tmp",
+        }
         return subprocess.run(
             ["unshare", "--mount", "setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", *words],
             env=environment, capture_output=True, check=False,

@@ -128,11 +128,15 @@ def test_namespaces_of_two_containers_do_not_go_together(minibox, rootfs):
 
 
 def test_the_hosts_network_has_the_hosts_interfaces(minibox):
-    assert minibox.inside("ls /sys/class/net", "--net", "host").split() == sorted(os.listdir("/sys/class/net"))
+    assert minibox.inside("ls /sys/class/net", "--net", "host").split() == sorted(
+        os.listdir("/sys/class/net")
+    )
 
 
 def test_in_the_hosts_pid_namespace_the_hosts_processes_are_seen_and_safe(minibox):
-    out = minibox.inside(f"cat /proc/{os.getpid()}/comm; kill -0 {os.getpid()} 2>&1 || echo refused", "--pid", "host")
+    out = minibox.inside(
+        f"cat /proc/{os.getpid()}/comm; kill -0 {os.getpid()} 2>&1 || echo refused", "--pid", "host"
+    )
     assert out.splitlines()[0] == Path("/proc/self/comm").read_text().strip()
     assert out.splitlines()[-1] == "refused"
 
@@ -163,7 +167,9 @@ def test_the_hosts_name_is_seen_and_cannot_be_changed(minibox):
 
 
 def test_its_own_cgroup_is_the_top_and_the_hosts_is_not(minibox):
-    assert all(line.endswith(":/") for line in minibox.inside("grep -E 'pids|memory' /proc/self/cgroup").split())
+    assert all(
+        line.endswith(":/") for line in minibox.inside("grep -E 'pids|memory' /proc/self/cgroup").split()
+    )
     out = minibox.inside("cat /proc/self/cgroup", "--cgroupns", "host", "--name", "named")
     assert "/minibox-named" in out
 
@@ -227,7 +233,13 @@ def test_a_named_network_namespace_can_be_joined(netns, minibox):
 
 
 def test_root_of_the_container_has_no_power_over_a_joined_network(netns, minibox):
-    out = minibox.inside("ip link set lo down 2>&1 || echo refused", "--net", f"ns:/run/netns/{netns}", "--cap-add", "NET_ADMIN")
+    out = minibox.inside(
+        "ip link set lo down 2>&1 || echo refused",
+        "--net",
+        f"ns:/run/netns/{netns}",
+        "--cap-add",
+        "NET_ADMIN",
+    )
     assert out.splitlines()[-1] == "refused"
 
 
@@ -246,8 +258,12 @@ def test_without_a_network_nothing_is_reachable(minibox):
 
 
 def test_the_hosts_mount_namespace_is_its_root(minibox, canary):
-    out = minibox.inside(f"cat {canary.parent.parent}/*/canary/file 2>&1; readlink /proc/self/ns/mnt; cat /proc/self/uid_map",
-                         "--mntns", "host", rootfs=Path("/"))
+    out = minibox.inside(
+        f"cat {canary.parent.parent}/*/canary/file 2>&1; readlink /proc/self/ns/mnt; cat /proc/self/uid_map",
+        "--mntns",
+        "host",
+        rootfs=Path("/"),
+    )
     assert namespace("self", "mnt") in out
     assert " 65536" in out
 
@@ -262,8 +278,14 @@ def test_the_hosts_mount_namespace_takes_no_other_root_and_no_mounts(minibox, ro
 def test_a_containers_mount_namespace_is_its_root(minibox):
     web = detached(minibox, "web")
     minibox("exec", "web", "sh", "-c", "echo mine >/mine")
-    out = minibox.inside("cat /mine; readlink /proc/self/ns/mnt", "--mntns", "container:web", "--pid", "container:web",
-                         rootfs=Path("/"))
+    out = minibox.inside(
+        "cat /mine; readlink /proc/self/ns/mnt",
+        "--mntns",
+        "container:web",
+        "--pid",
+        "container:web",
+        rootfs=Path("/"),
+    )
     assert out.split() == ["mine", namespace(web, "mnt")]
 
 
@@ -274,7 +296,9 @@ def uptime(text: str) -> float:
     return float(text.split()[0])
 
 
-@pytest.mark.parametrize(("offset", "seconds"), [("1000000", 1000000), ("boottime=5000.5", 5000.5), ("-10", -10)])
+@pytest.mark.parametrize(
+    ("offset", "seconds"), [("1000000", 1000000), ("boottime=5000.5", 5000.5), ("-10", -10)]
+)
 def test_time_offsets_move_the_clocks(minibox, offset, seconds):
     before = uptime(Path("/proc/uptime").read_text())
     inside = uptime(minibox.inside("cat /proc/uptime", "--time-offset", offset))
@@ -306,7 +330,10 @@ def test_a_containers_clocks_can_be_shared(minibox):
 
 def test_a_sysctl_of_a_namespace_of_its_own_is_set_there_only(minibox):
     before = Path("/proc/sys/net/ipv4/ip_default_ttl").read_text()
-    assert minibox.inside("cat /proc/sys/net/ipv4/ip_default_ttl", "--sysctl", "net.ipv4.ip_default_ttl=77") == "77\n"
+    assert (
+        minibox.inside("cat /proc/sys/net/ipv4/ip_default_ttl", "--sysctl", "net.ipv4.ip_default_ttl=77")
+        == "77\n"
+    )
     assert Path("/proc/sys/net/ipv4/ip_default_ttl").read_text() == before
     assert minibox.inside("cat /proc/sys/kernel/shmmni", "--sysctl", "kernel.shmmni=99") == "99\n"
 

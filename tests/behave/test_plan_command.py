@@ -21,7 +21,9 @@ def plan(minibox, *words):
 def test_a_step_is_a_number_an_id_a_side_a_call_a_reason_and_a_manual_page(minibox, rootfs):
     lines = minibox("plan", rootfs).stdout.decode().splitlines()
     found = plan(minibox, rootfs)
-    steps = [(line, below) for line, below in zip(lines, lines[1:], strict=False) if line[:4].strip().isdigit()]
+    steps = [
+        (line, below) for line, below in zip(lines, lines[1:], strict=False) if line[:4].strip().isdigit()
+    ]
     assert len(steps) == len(found)
     sides = {"supervisor": "host", "child": "container", "joiner": "join"}
     for number, (step, (line, below)) in enumerate(zip(found, steps, strict=True), 1):
@@ -74,7 +76,9 @@ def test_the_command_is_in_the_plan(minibox, rootfs):
 def test_bad_flags_are_the_errors_of_run(minibox, rootfs):
     for flags in (("--memory", "x"), ("--cap-add", "NONSENSE"), ("--nonsense",)):
         assert minibox("plan", *flags, rootfs).returncode == 125
-        assert minibox("plan", *flags, rootfs).stderr == minibox("run", *flags, rootfs).stderr.replace(b"help run", b"help plan")
+        assert minibox("plan", *flags, rootfs).stderr == minibox("run", *flags, rootfs).stderr.replace(
+            b"help run", b"help plan"
+        )
 
 
 # --- diff ----------------------------------------------------------------------------------------------
@@ -98,7 +102,12 @@ def test_diff_of_privileged_is_what_it_takes_away(minibox, rootfs):
     lines = diff(minibox, "", "--privileged", rootfs)
     gone = {line.split()[1] for line in lines if line[0] == "-"}
     come = {line.split()[1] for line in lines if line[0] == "+"}
-    assert {"seccomp.load", "mask.proc-kcore", "readonly.proc-sys", "sysctl.user.max_user_namespaces"} <= gone - come
+    assert {
+        "seccomp.load",
+        "mask.proc-kcore",
+        "readonly.proc-sys",
+        "sysctl.user.max_user_namespaces",
+    } <= gone - come
     assert "caps.bounding" in gone & come
     assert any(line.startswith("+ note: no seccomp filter") for line in lines)
 
@@ -137,8 +146,16 @@ def traced(text: str) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("flags", [(), ("--init",), ("--userns", "host"), ("--allow-new-privs", "--tmpfs", "/t"),
-                                   ("-m", "64m", "--time-offset", "1")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--init",),
+        ("--userns", "host"),
+        ("--allow-new-privs", "--tmpfs", "/t"),
+        ("-m", "64m", "--time-offset", "1"),
+    ],
+)
 @pytest.mark.root
 def test_trace_has_every_step_of_the_plan_once(minibox, rootfs, flags):
     wanted = [step.id for step in plan(minibox, *flags, "--name", "one", rootfs, "true")]
@@ -193,5 +210,10 @@ def test_what_the_trace_says_of_a_step_is_what_the_plan_says(minibox, rootfs, tm
     minibox("run", f"--trace={tmp_path}/trace", "--name", "one", rootfs, "true")
     lines = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
     said = {line["id"]: line["call"] for line in lines}
-    moving = {"root.layer", "user.map-uids", "user.map-gids", "process.own-pipes"}  # they name the next free ids
+    moving = {
+        "root.layer",
+        "user.map-uids",
+        "user.map-gids",
+        "process.own-pipes",
+    }  # they name the next free ids
     assert all(said[step.id] == step.op.describe() for step in steps if step.id not in moving)

@@ -24,7 +24,7 @@ AT_ONCE = 8
 SEED = 20260731
 
 
-# --- what other files of this directory use too ----------------------------------------------------------
+# --- what other files of this directory use too --------------------------------------------------------
 
 
 def children() -> dict[int, str]:
@@ -75,7 +75,11 @@ def processes(minibox: Minibox, name: str) -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
-            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") == place and not has_ended(int(entry)):
+            if (
+                entry.isdigit()
+                and os.readlink(f"/proc/{entry}/ns/pid") == place
+                and not has_ended(int(entry))
+            ):
                 found.append(int(entry))
     return found
 
@@ -110,7 +114,7 @@ def slow_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-# --- runs that are killed ----------------------------------------------------------------------------------
+# --- runs that are killed ------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

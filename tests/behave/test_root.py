@@ -20,7 +20,15 @@ def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
             path = os.path.join(directory, name)
             one = os.lstat(path)
             text = Path(path).read_bytes() if stat.S_ISREG(one.st_mode) else b""
-            found[path] = (one.st_mode, one.st_uid, one.st_gid, one.st_ino, one.st_mtime_ns, one.st_ctime_ns, text)
+            found[path] = (
+                one.st_mode,
+                one.st_uid,
+                one.st_gid,
+                one.st_ino,
+                one.st_mtime_ns,
+                one.st_ctime_ns,
+                text,
+            )
     return found
 
 
@@ -36,7 +44,8 @@ def in_private(minibox, script: str, *arguments: object) -> str:
 def test_changes_go_to_a_private_layer_and_rootfs_stays_untouched(minibox, own_root):
     before = snapshot(own_root)
     out = minibox.inside(
-        "echo changed >/etc/passwd; echo new >/new; rm /etc/hosts; mv /etc/profile /etc/profile.old; chmod 700 /srv;"
+        "echo changed >/etc/passwd; echo new >/new; rm /etc/hosts; mv /etc/profile /etc/old;"
+        "chmod 700 /srv;"
         "chown 1000 /opt; mkdir -p /a/b/c; ln -s /etc /link; rm -r /home; touch /mnt;"
         "cat /etc/passwd /new; ls /etc/hosts /home 2>&1 || echo gone", rootfs=own_root,
     )  # fmt: skip
@@ -82,8 +91,15 @@ def test_writable_changes_rootfs_itself_with_its_own_owners(minibox, own_root):
 def test_read_only_takes_no_write_but_volumes_do(minibox, own_root, tmp_path):
     place = tmp_path / "data"
     place.mkdir()
-    out = minibox.inside("touch /new 2>&1 || echo refused; touch /data/new /scratch/new /dev/shm/new && echo kept",
-                         "--read-only", "-v", f"{place}:/data:idmap", "--tmpfs", "/scratch", rootfs=own_root)
+    out = minibox.inside(
+        "touch /new 2>&1 || echo refused; touch /data/new /scratch/new /dev/shm/new && echo kept",
+        "--read-only",
+        "-v",
+        f"{place}:/data:idmap",
+        "--tmpfs",
+        "/scratch",
+        rootfs=own_root,
+    )
     assert "Read-only file system" in out
     assert out.split()[-2:] == ["refused", "kept"]
     assert (place / "new").exists()
@@ -121,7 +137,10 @@ def data(tmp_path):
 def test_a_volume_is_the_same_directory_on_both_sides(minibox, data):
     detached(minibox, "one", "-v", f"{data}:/srv/deep/data")
     (data / "later").write_text("later\n")
-    assert minibox("exec", "one", "cat", "/srv/deep/data/file", "/srv/deep/data/later").stdout == b"text\nlater\n"
+    assert (
+        minibox("exec", "one", "cat", "/srv/deep/data/file", "/srv/deep/data/later").stdout
+        == b"text\nlater\n"
+    )
 
 
 def test_a_volume_may_be_a_file(minibox, data):
@@ -141,13 +160,17 @@ def test_a_volumes_source_may_be_relative(minibox, data, rootfs):
 
 
 def test_a_read_only_volume_takes_no_write(minibox, data):
-    out = minibox.inside("echo x 2>&1 >/data/file || rm /data/file 2>&1 || echo refused", "-v", f"{data}:/data:ro,idmap")
+    out = minibox.inside(
+        "echo x 2>&1 >/data/file || rm /data/file 2>&1 || echo refused", "-v", f"{data}:/data:ro,idmap"
+    )
     assert out.count("Read-only file system") == 2
     assert (data / "file").read_text() == "text\n"
 
 
 def test_a_volume_is_nosuid_and_nodev_unless_asked(minibox, data):
-    found = mounts(minibox.inside("cat /proc/self/mountinfo", "-v", f"{data}:/a", "-v", f"{data}:/b:suid,noexec"))
+    found = mounts(
+        minibox.inside("cat /proc/self/mountinfo", "-v", f"{data}:/a", "-v", f"{data}:/b:suid,noexec")
+    )
     assert {"nosuid", "nodev"} <= found["/a"].options
     assert "noexec" not in found["/a"].options
     assert "nosuid" not in found["/b"].options
@@ -177,8 +200,11 @@ def test_mount_is_volume_spelled_out(minibox, data, text):
 
 
 def test_mount_makes_a_tmpfs(minibox):
-    out = minibox.inside("df -k /t | tail -1; stat -c %a /t; cat /proc/self/mountinfo",
-                         "--mount", "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=0750")
+    out = minibox.inside(
+        "df -k /t | tail -1; stat -c %a /t; cat /proc/self/mountinfo",
+        "--mount",
+        "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=0750",
+    )
     first, mode, *rest = out.splitlines()
     assert first.split()[1] == "1024"
     assert mode == "750"
@@ -186,8 +212,11 @@ def test_mount_makes_a_tmpfs(minibox):
 
 
 def test_tmpfs_is_empty_limited_and_inert(minibox):
-    out = minibox.inside("ls -A /etc; dd if=/dev/zero of=/etc/big bs=64k count=32 2>&1 || echo full; cat /proc/self/mountinfo",
-                         "--tmpfs", "/etc:size=1m,mode=0755")
+    out = minibox.inside(
+        "ls -A /etc; dd if=/dev/zero of=/etc/big bs=64k count=32 2>&1 || echo full; cat /proc/self/mountinfo",
+        "--tmpfs",
+        "/etc:size=1m,mode=0755",
+    )
     assert "No space left on device" in out
     assert {"nosuid", "nodev", "noexec"} <= mounts(out[out.index("full\n") + 5 :])["/etc"].options
 
@@ -272,8 +301,9 @@ def test_a_root_that_cannot_be_idmapped_is_copied_and_the_plan_says_so(minibox, 
     (tmp_path / "root").mkdir()
     out = in_private(minibox, COPIES[kind] + """
         $M plan $1/root >$1/plan
-        $M run $1/root sh -c 'stat -c %u:%g /bin/busybox; echo changed >/etc/passwd; touch /new; cat /etc/passwd'
-        cmp $1/root/etc/passwd $2/etc/passwd; stat -c %u $1/root/etc/passwd; ls $1/root/new 2>&1 || echo absent
+        $M run $1/root sh -c 'stat -c %u:%g /bin/busybox; touch /new; echo changed >/etc/passwd; cat /etc/passwd'
+        cmp $1/root/etc/passwd $2/etc/passwd; stat -c %u $1/root/etc/passwd
+        ls $1/root/new 2>&1 || echo absent
     """, tmp_path, rootfs)  # fmt: skip
     assert out.splitlines()[:3] == ["0:0", "changed", "0"]
     assert out.splitlines()[-1] == "absent"
@@ -309,11 +339,11 @@ def test_a_copy_keeps_modes_links_times_and_attributes(minibox, tmp_path, own_ro
     (own_root / "odd name\n").write_text("")
     os.chown(own_root / "odd name\n", 1000, 5)
     in_private(minibox, """
-        mkdir $1/u $1/w $1/merged; mount -t overlay -o lowerdir=$2,upperdir=$1/u,workdir=$1/w overlay $1/merged
-        $M run $1/merged sh -c 'stat -c "%a %Y %h" /one /two; [ /one -ef /two ] && echo same; stat -c %u:%g /odd*' >$1/out
+        mkdir $1/u $1/w $1/merged
+        mount -t overlay -o lowerdir=$2,upperdir=$1/u,workdir=$1/w overlay $1/merged
+        $M run $1/merged sh -c '
+            stat -c "%a %Y %h" /one /two; [ /one -ef /two ] && echo same; stat -c %u:%g /odd*' >$1/out
     """, tmp_path, own_root)  # fmt: skip
     assert (tmp_path / "out").read_text().splitlines() == [
         "4711 1234567890 2", "4711 1234567890 2", "same", "1000:5",
     ]  # fmt: skip
-
-

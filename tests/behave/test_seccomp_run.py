@@ -1,4 +1,4 @@
-"""The filter as a container meets it: on by default, off when asked, or a file in Docker's or the OCI's format."""
+"""The filter as a container meets it: the default, none, or a file in Docker's or the OCI's format."""
 
 from __future__ import annotations
 
@@ -37,11 +37,18 @@ def tool(tmp_path_factory):
     return compile_c(CALL, place / "call")
 
 
-    return syscalls.number(name, "x86_64") if hasattr(syscalls, "number") else NUMBERS[name]
-
-
-NUMBERS = {"getppid": 110, "unshare": 272, "bpf": 321, "kexec_load": 246, "io_uring_setup": 425, "userfaultfd": 323,
-           "add_key": 248, "sync": 162, "getpgid": 121, "uname": 63}  # fmt: skip
+NUMBERS = {
+    "getppid": 110,
+    "unshare": 272,
+    "bpf": 321,
+    "kexec_load": 246,
+    "io_uring_setup": 425,
+    "userfaultfd": 323,
+    "add_key": 248,
+    "sync": 162,
+    "getpgid": 121,
+    "uname": 63,
+}
 
 
 def errnos(minibox, tool, *names, flags=()):
@@ -118,17 +125,23 @@ def test_a_file_in_the_ocis_format_is_in_force(minibox, tool, tmp_path):
 
 
 def test_a_condition_on_an_argument_is_in_force(minibox, tmp_path):
-    rule = {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 10, "op": "SCMP_CMP_EQ"}]}
+    rule = {
+        "names": ["kill"],
+        "action": "SCMP_ACT_ERRNO",
+        "args": [{"index": 1, "value": 10, "op": "SCMP_CMP_EQ"}],
+    }
     file = profile(tmp_path, {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]})
-    out = minibox.inside("trap : USR1 USR2; kill -USR2 $$ && echo sent; kill -USR1 $$ 2>&1 || echo refused",
-                         "--seccomp", file)
+    out = minibox.inside(
+        "trap : USR1 USR2; kill -USR2 $$ && echo sent; kill -USR1 $$ 2>&1 || echo refused", "--seccomp", file
+    )
     assert out.splitlines()[0] == "sent"
     assert out.splitlines()[-1] == "refused"
 
 
 def test_a_killing_action_ends_the_process_by_sigsys(minibox, rootfs, tool, tmp_path):
     file = profile(tmp_path, {
-        "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_KILL_PROCESS"}],
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_KILL_PROCESS"}],
     })  # fmt: skip
     done = minibox("run", "--seccomp", file, "-v", f"{tool}:/call:ro", rootfs, "/call", NUMBERS["sync"])
     assert done.returncode == 128 + 31
@@ -136,7 +149,8 @@ def test_a_killing_action_ends_the_process_by_sigsys(minibox, rootfs, tool, tmp_
 
 def test_the_filter_may_refuse_even_execve_of_children(minibox, rootfs, tmp_path):
     file = profile(tmp_path, {
-        "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["fork", "clone", "vfork", "clone3"], "action": "SCMP_ACT_ERRNO"}],
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["fork", "clone", "vfork", "clone3"], "action": "SCMP_ACT_ERRNO"}],
     })  # fmt: skip
     done = minibox("run", "--seccomp", file, rootfs, "sh", "-c", "/bin/true; echo after")
     assert b"fork" in done.stderr
@@ -145,7 +159,8 @@ def test_the_filter_may_refuse_even_execve_of_children(minibox, rootfs, tmp_path
 
 def test_a_profile_that_refuses_execve_is_an_error_with_a_hint(minibox, rootfs, tmp_path):
     file = profile(tmp_path, {
-        "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}],
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}],
     })  # fmt: skip
     done = minibox("run", "--seccomp", file, rootfs, "true")
     assert done.returncode == 126
@@ -163,8 +178,17 @@ def test_an_exec_has_the_containers_filter(minibox, tool, tmp_path):
     assert done.stdout.split()[:2] == [b"78", b"1"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"syscalls": []}', '{"defaultAction": "ALLOW"}',
-                                  '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["sync"], "action": "no"}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"syscalls": []}',
+        '{"defaultAction": "ALLOW"}',
+        '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["sync"], "action": "no"}]}',
+    ],
+)
 def test_a_malformed_profile_is_an_error(minibox, rootfs, tmp_path, text):
     file = tmp_path / "profile.json"
     file.write_text(text)

@@ -45,7 +45,7 @@ def end(process: subprocess.Popen[bytes], seconds: float = 10) -> tuple[int, byt
     return process.returncode, out
 
 
-# --- signals that ask for an end ---------------------------------------------------------------------------
+# --- signals that ask for an end -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
@@ -160,13 +160,13 @@ def test_a_payload_that_dies_of_a_signal_gives_128_and_the_number(minibox, rootf
     assert leftovers(minibox) == []
 
 
-# --- while the container is being made -----------------------------------------------------------------------
+# --- while the container is being made -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 @pytest.mark.parametrize("line", [1, 5, 9, 13, 40, -6, -4])
 def test_a_signal_while_it_is_made_undoes_everything(minibox, rootfs, number, line):
-    """At once, without the next command's help.  `line` counts what --trace prints, from the end when negative."""
+    """At once, without the next command's help.  `line` is one of --trace's, from the end if negative."""
     total = minibox("run", "--trace", rootfs, "true").stderr.count(b"\n")
     reading, writing = slow_pipe()
     process = minibox.start("run", "--trace", rootfs, "sleep", "1000", stderr=writing)
@@ -197,7 +197,7 @@ def test_a_second_signal_does_not_stop_the_clearing_away(minibox, rootfs):
     assert leftovers(minibox) == []
 
 
-# --- SIGKILL, callers that end, deadlines ----------------------------------------------------------------------
+# --- SIGKILL, callers that end, deadlines --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags", [(), ("--init",), ("--pid", "host")], ids=["plain", "init", "host's pids"])
@@ -227,7 +227,7 @@ def test_killing_minibox_ends_the_container(minibox, rootfs, flags):
 
 def test_a_detached_container_outlives_its_caller(minibox, rootfs):
     """The caller's whole process group is killed, and its session's terminal would not matter."""
-    script = f"import os, subprocess, sys; subprocess.run(sys.argv[1:], check=True); os.killpg(0, {signal.SIGKILL})"
+    script = "import os, subprocess, sys; subprocess.run(sys.argv[1:], check=True); os.killpg(0, 9)"
     command = [
         *minibox.command,
         "run",

@@ -118,7 +118,7 @@ def type_at(session: Session, command: str, key: str) -> None:
     assert wait_until(lambda: has_ended(pid)), f"{command} does not end of ^{key}"
 
 
-# --- the shell in the container --------------------------------------------------------------------------------
+# --- the shell in the container ------------------------------------------------------------------------
 
 
 def test_a_session_from_prompt_to_exit(session, rootfs):
@@ -209,7 +209,7 @@ def test_quit_and_stop_characters_are_the_containers(session, rootfs):
     assert session.leave("exit 0") == 0
 
 
-# --- the terminal afterwards -----------------------------------------------------------------------------------
+# --- the terminal afterwards ---------------------------------------------------------------------------
 
 
 def test_a_killed_minibox_leaves_the_terminal_as_it_was(session, rootfs):
@@ -297,7 +297,7 @@ def test_a_closed_terminal_leaves_a_detached_container(minibox, rootfs):
     assert minibox.state("box")["status"] == "running"
 
 
-# --- streams of which some are terminals ------------------------------------------------------------------------
+# --- streams of which some are terminals ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", [b"one\ntwo\n", b"", b"no newline"], ids=["lines", "empty", "no newline"])
@@ -329,7 +329,14 @@ def test_keys_from_a_terminal_and_output_into_a_pipe(session, rootfs):
 
 def test_output_into_a_pipe_is_not_changed_by_the_terminal(session, rootfs):
     line = shlex.join([*session.minibox.command, "run", str(rootfs), "seq", "3"])
-    assert session.ask(f"{line} 2>/dev/null | od -An -c", HOST).split() == ["1", r"\n", "2", r"\n", "3", r"\n"]
+    assert session.ask(f"{line} 2>/dev/null | od -An -c", HOST).split() == [
+        "1",
+        r"\n",
+        "2",
+        r"\n",
+        "3",
+        r"\n",
+    ]
 
 
 def test_no_terminal_on_request(session, rootfs):
@@ -357,9 +364,9 @@ def test_a_shell_by_exec(session, rootfs):
     assert session.ask("stty size") == "24 80"
     session.screen.setwinsize(30, 90)
     assert wait_until(lambda: session.ask("stty size") == "30 90")
-    session.screen.sendline("sleep 999")
+    session.screen.sendline("cat")
     assert wait_until(lambda: len(processes(session.minibox, "box")) == 3)
-    type_at(session, "sleep", "c")
+    type_at(session, "cat", "c")
     assert session.leave("exit 4") == 4
     assert session.restored()
     assert session.minibox.state("box")["status"] == "running"
@@ -375,7 +382,7 @@ def test_two_shells_have_two_terminals(session, rootfs):
     other.screen.close(force=True)
 
 
-# --- much of it ------------------------------------------------------------------------------------------------
+# --- much of it ----------------------------------------------------------------------------------------
 
 
 def test_a_large_paste_arrives_whole(session, rootfs):
@@ -398,16 +405,16 @@ def test_a_large_output_arrives_whole(minibox, rootfs):
     count = 740_000
     expected = b"".join(b"%d\n" % number for number in range(1, count + 1))
     assert len(expected) > 5_000_000
-    master, process = on_a_terminal(minibox, "run", rootfs, "sh", "-c", f"stty -onlcr; seq {count}", stderr=subprocess.DEVNULL)
+    master, process = on_a_terminal(
+        minibox, "run", rootfs, "sh", "-c", f"stty -onlcr; seq {count}", stderr=subprocess.DEVNULL
+    )
     shown = read_until(master, lambda _shown: False)
     assert process.wait(10) == 0
     os.close(master)
     assert shown == expected
 
 
-def on_a_terminal(
-    minibox: Minibox, *words: object, **options: object
-) -> tuple[int, subprocess.Popen[bytes]]:
+def on_a_terminal(minibox: Minibox, *words: object, **options: object) -> tuple[int, subprocess.Popen[bytes]]:
     """(master, process): the command as the leader of a session with a terminal of its own."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

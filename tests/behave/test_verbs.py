@@ -8,7 +8,6 @@ import re
 import subprocess
 import time
 
-
 import pytest
 from conftest import wait_until
 from observe import detached, namespace, status
@@ -42,15 +41,22 @@ def test_without_a_name_it_is_twelve_random_digits(minibox, rootfs):
 
 def test_a_detached_container_outlives_the_shell_that_made_it(minibox, rootfs):
     words = " ".join([*minibox.command, "run", "-d", "--name", "one", str(rootfs), "sleep", "60"])
-    subprocess.run(["setsid", "-w", "sh", "-c", words], env=minibox.environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["setsid", "-w", "sh", "-c", words], env=minibox.environment, check=True, stdout=subprocess.DEVNULL
+    )
     assert minibox("exec", "one", "true").returncode == 0
 
 
 def test_a_detached_container_holds_no_descriptor_of_its_caller(minibox, rootfs):
     """A `$(minibox run -d ...)` ends although the container goes on."""
     start = time.monotonic()
-    out = subprocess.run(["sh", "-c", f'x=$({" ".join(minibox.command)} run -d --name one {rootfs} sleep 60); echo "$x"'],
-                         env=minibox.environment, capture_output=True, check=True, timeout=20).stdout
+    out = subprocess.run(
+        ["sh", "-c", f'x=$({" ".join(minibox.command)} run -d --name one {rootfs} sleep 60); echo "$x"'],
+        env=minibox.environment,
+        capture_output=True,
+        check=True,
+        timeout=20,
+    ).stdout
     assert out == b"one\n"
     assert time.monotonic() - start < 20
 
@@ -210,7 +216,16 @@ def test_the_last_lines_only(minibox, rootfs):
 
 
 def test_the_last_line_is_whole_though_it_was_written_in_pieces(minibox, rootfs):
-    minibox("run", "-d", "--name", "one", rootfs, "sh", "-c", "echo a; printf b; sleep 0.1; printf c; sleep 0.1; echo d")
+    minibox(
+        "run",
+        "-d",
+        "--name",
+        "one",
+        rootfs,
+        "sh",
+        "-c",
+        "echo a; printf b; sleep 0.1; printf c; sleep 0.1; echo d",
+    )
     minibox("wait", "one")
     assert minibox("logs", "--tail", "1", "one").stdout == b"bcd\n"
 
@@ -231,8 +246,13 @@ def test_the_file_has_the_format_of_cri_logs(talker):
 
 def test_a_followed_log_goes_on_until_the_end(minibox, rootfs, tmp_path):
     script = "echo first; while ! [ -e /gate/open ]; do sleep 0.05; done; echo last"
-    detached(minibox, "one", "-v", f"{tmp_path}:/gate:idmap" if os.geteuid() == 0 else f"{tmp_path}:/gate",
-             command=("sh", "-c", script))
+    detached(
+        minibox,
+        "one",
+        "-v",
+        f"{tmp_path}:/gate:idmap" if os.geteuid() == 0 else f"{tmp_path}:/gate",
+        command=("sh", "-c", script),
+    )
     process = minibox.start("logs", "-f", "one")
     assert process.stdout.readline() == b"first\n"
     (tmp_path / "open").touch()
@@ -246,7 +266,9 @@ def test_a_followed_log_of_a_stopped_container_ends_at_once(talker):
 
 
 def test_a_line_written_in_pieces_is_one_line(minibox, rootfs):
-    minibox("run", "-d", "--name", "one", rootfs, "sh", "-c", "printf a; sleep 0.1; printf b; sleep 0.1; echo c")
+    minibox(
+        "run", "-d", "--name", "one", rootfs, "sh", "-c", "printf a; sleep 0.1; printf b; sleep 0.1; echo c"
+    )
     minibox("wait", "one")
     assert minibox("logs", "one").stdout == b"abc\n"
 
@@ -276,7 +298,11 @@ def test_kill_ends_it_by_sigkill(minibox):
 
 @pytest.mark.parametrize("name", ["USR1", "SIGUSR1", "sigusr1", "10"])
 def test_kill_sends_the_signal_that_is_asked_for(minibox, name):
-    detached(minibox, "one", command=("sh", "-c", "trap 'exit 42' USR1; echo ready; while :; do sleep 1 & wait $!; done"))
+    detached(
+        minibox,
+        "one",
+        command=("sh", "-c", "trap 'exit 42' USR1; echo ready; while :; do sleep 1 & wait $!; done"),
+    )
     assert wait_until(lambda: minibox("logs", "one").stdout == b"ready\n")
     assert minibox("kill", "-s", name, "one").returncode == 0
     assert minibox("wait", "one").stdout == b"42\n"
@@ -291,7 +317,11 @@ def test_kill_refuses_what_is_no_signal_and_what_does_not_run(minibox, rootfs):
 
 
 def test_stop_asks_first(minibox):
-    detached(minibox, "one", command=("sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 1 & wait $!; done"))
+    detached(
+        minibox,
+        "one",
+        command=("sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 1 & wait $!; done"),
+    )
     assert wait_until(lambda: minibox("logs", "one").stdout == b"ready\n")
     assert minibox("stop", "one").stdout == b"one\n"
     assert minibox.state("one")["exit_code"] == 0
@@ -308,7 +338,11 @@ def test_stop_kills_at_once_what_would_not_notice(minibox):
 
 
 def test_stop_kills_what_does_not_end_in_time(minibox):
-    detached(minibox, "one", command=("sh", "-c", "trap 'echo no' TERM; echo ready; while :; do sleep 1 & wait $!; done"))
+    detached(
+        minibox,
+        "one",
+        command=("sh", "-c", "trap 'echo no' TERM; echo ready; while :; do sleep 1 & wait $!; done"),
+    )
     assert wait_until(lambda: minibox("logs", "one").stdout == b"ready\n")
     assert minibox("stop", "-t", "0.3", "one").returncode == 0
     assert minibox.state("one")["exit_code"] == 137
@@ -417,7 +451,20 @@ def test_version_and_help(minibox):
     assert minibox("version").stdout.decode().startswith(f"minibox {package.__version__} ")
     assert minibox("--version").stdout == minibox("version").stdout
     text = minibox("help").stdout.decode()
-    for verb in ("run", "exec", "ps", "inspect", "logs", "kill", "stop", "wait", "rm", "plan", "version", "help"):
+    for verb in (
+        "run",
+        "exec",
+        "ps",
+        "inspect",
+        "logs",
+        "kill",
+        "stop",
+        "wait",
+        "rm",
+        "plan",
+        "version",
+        "help",
+    ):
         assert f"  {verb} " in text
     assert "--memory SIZE" in minibox("help", "run").stdout.decode()
     assert minibox("run", "--help").stdout == minibox("help", "run").stdout
@@ -437,7 +484,9 @@ def test_the_directories_can_be_named_by_flags(minibox, rootfs, tmp_path):
 def test_a_closed_stream_is_null_for_the_payload_and_no_traceback(minibox, rootfs, closed, tmp_path):
     script = "ls -l /proc/$$/fd >/tmp/list; grep -c null /tmp/list; echo problem >&2"
     words = " ".join([*minibox.command, "run", str(rootfs), "sh", "-c", f"'{script}'"])
-    done = subprocess.run(["sh", "-c", f"{words} {closed}"], env=minibox.environment, capture_output=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", f"{words} {closed}"], env=minibox.environment, capture_output=True, check=False
+    )
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     if ">&-" not in closed.replace("2>&-", ""):

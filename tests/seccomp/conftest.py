@@ -20,9 +20,7 @@ def caller_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs a C compiler")
     if platform.machine() != "x86_64":
         pytest.skip("the numbers in these tests are those of x86_64")
-    return compile_c(
-        CALLER, tmp_path_factory.mktemp("caller") / "caller", ("-static", "-pthread")
-    )
+    return compile_c(CALLER, tmp_path_factory.mktemp("caller") / "caller", ("-static", "-pthread"))
 
 
 @pytest.fixture

@@ -28,11 +28,24 @@ def test_the_program_sees_what_it_would_have_seen(minibox, caller, tmp_path):
         {"names": ["getpid"], "action": "SCMP_ACT_TRACE"},
         {"names": ["gettid"], "action": "SCMP_ACT_LOG"},
     ]
-    words = ("--seccomp", written(tmp_path, document), caller, "/caller", GETPPID, "163", "168", "39", "186", "102")
+    words = (
+        "--seccomp",
+        written(tmp_path, document),
+        caller,
+        "/caller",
+        GETPPID,
+        "163",
+        "168",
+        "39",
+        "186",
+        "102",
+    )
     plain, shown = minibox("run", *words), minibox("run", "--show-denials", *words)
     assert shown.stdout == plain.stdout == b"-1 5\n-1 38\n0 0\n-1 38\n1 0\n0 0\n"
     assert (shown.returncode, plain.returncode) == (0, 0)
-    denied = [line.split()[2].split("(")[0] for line in shown.stderr.decode().splitlines() if " denied: " in line]
+    denied = [
+        line.split()[2].split("(")[0] for line in shown.stderr.decode().splitlines() if " denied: " in line
+    ]
     assert denied == ["getppid", "swapoff"]
 
 
@@ -107,7 +120,12 @@ def test_text_of_the_container_cannot_play_with_the_terminal(minibox, rootfs):
 def test_the_library_returns_them(library, rootfs):
     result = library.run(rootfs, ["sh", "-c", "hostname x; hostname x"], show_denials=True)
     (denial,) = result.denials
-    assert (denial.syscall, denial.errno, denial.comm, denial.count) == ("sethostname", errno.EPERM, "hostname", 2)
+    assert (denial.syscall, denial.errno, denial.comm, denial.count) == (
+        "sethostname",
+        errno.EPERM,
+        "hostname",
+        2,
+    )
     assert denial.call == 'sethostname("x", 0x1)'
     assert denial.outside > denial.pid > 1
     assert library.run(rootfs, ["true"]).denials == ()

@@ -1,5 +1,6 @@
 """The host's cgroup hierarchies, by texts of /proc as real machines have them."""
 
+# ruff: noqa: E501  (lines of /proc are as long as they are)
 from __future__ import annotations
 
 import pytest

@@ -12,7 +12,8 @@ import pytest
 from minibox import fastjson
 
 VALUES = [
-    None, True, False, 0, -1, 2**70, 1.5, -0.0, 1e300, "", "text", "é", "\u2028", "\U0001f600", "\0\x1f\"\\/", "\udc80",
+    None, True, False, 0, -1, 2**70, 1.5, -0.0, 1e300, "", "text", "é", "\u2028", "\U0001f600",
+    "\0\x1f\"\\/", "\udc80",
     [], {}, [1, [2, [3]]], {"a": {"b": []}}, {"": ""}, [None, True], {"k\n": "v\t"},
 ]  # fmt: skip
 
@@ -38,7 +39,8 @@ def test_what_has_no_json(value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "{", "}", "[", "[1,]", '{"a"}', '{"a":}', "{'a': 1}", "nul", "tru", '"', '"\\x"', '"a\nb"', "1 2", "{} x",
+    ["", " ", "{", "}", "[", "[1,]", '{"a"}', '{"a":}', "{'a': 1}", "nul", "tru",
+     '"', '"\\x"', '"a\nb"', "1 2", "{} x",
      "01", "-", "[1 2]", '{"a": 1,}', "\ufeff{}"],
 )  # fmt: skip
 def test_what_is_no_json(text):
@@ -92,12 +94,17 @@ def test_random_texts_are_read_as_the_standard_library_reads_them():
 @pytest.mark.parametrize("text", ["{", "[1,", "nul", '"'])
 def test_errors_where_the_json_module_is_not_loaded(text):
     """The C scanner looks for its exception class in `json.decoder`."""
-    script = f"import sys; from minibox import fastjson\ntry: fastjson.loads({text!r})\nexcept ValueError: print('ValueError')"
+    script = (
+        f"from minibox import fastjson\ntry: fastjson.loads({text!r})\nexcept ValueError: print('ValueError')"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "ValueError\n", done.stderr
 
 
 def test_reading_and_writing_do_not_load_the_json_module():
-    script = "import sys; from minibox import fastjson; fastjson.loads(fastjson.dumps({'a': [1]})); print('json' in sys.modules)"
+    script = (
+        "import sys; from minibox import fastjson; fastjson.loads(fastjson.dumps({'a': [1]})); "
+        "print('json' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

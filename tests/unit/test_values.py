@@ -15,8 +15,10 @@ INFINITY = c.RLIM_INFINITY
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0", 0), ("4096", 4096), ("1b", 1), ("1B", 1), ("1k", 1024), ("1K", 1024), ("1kb", 1024), ("1KiB", 1024),
-        ("64m", 64 << 20), ("64MB", 64 << 20), ("64Mi", 64 << 20), ("2g", 2 << 30), ("1t", 1 << 40), ("1.5g", 3 << 29), ("0.5k", 512),
+        ("0", 0), ("4096", 4096), ("1b", 1), ("1B", 1), ("1k", 1024), ("1K", 1024), ("1kb", 1024), ("1KiB",
+        1024),
+        ("64m", 64 << 20), ("64MB", 64 << 20), ("64Mi", 64 << 20), ("2g", 2 << 30), ("1t", 1 << 40), ("1.5g",
+        3 << 29), ("0.5k", 512),
         (" 8m ", 8 << 20), ("007", 7), ("9223372036854775807", 2**63 - 1),
     ],
 )  # fmt: skip
@@ -27,7 +29,8 @@ def test_sizes(text, expected):
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "m", "-1", "-5m", "+5m", "1e3", "1_000", "5x", "5mm", "5 m", "1.m", ".5m", "1.2.3m", "0x10", "m5",
+        "", " ", "m", "-1", "-5m", "+5m", "1e3", "1_000", "5x", "5mm", "5 m", "1.m", ".5m", "1.2.3m", "0x10",
+        "m5",
         "inf", "nan", "½", "٣", "9223372036854775808", "8388608t", "5kk", "5bk", "tib",
     ],
 )  # fmt: skip
@@ -98,7 +101,8 @@ def test_resource_limits(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nofile", "nofile=", "=1", "files=1", "nofile=x", "nofile=5:1", "nofile=-1:5", "nofile=-2", "nofile=1:2:3",
+    ["", "nofile", "nofile=", "=1", "files=1", "nofile=x", "nofile=5:1", "nofile=-1:5", "nofile=-2",
+     "nofile=1:2:3",
      "nofile=18446744073709551615", "rlimit_=1", "nofile =1"],
 )  # fmt: skip
 def test_what_is_no_resource_limit(text):
