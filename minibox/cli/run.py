@@ -133,12 +133,16 @@ def _detached(
     from minibox.runtime import monitor
 
     keep = not options.get("rm")
-    monitor.detach(
-        lambda: Container.make(store, name, rootfs, command, options, keep=keep),
-        timeout=timeout,
-        preserved=from_flags.preserved(options),
-        pidfile=lambda pid: write_pidfile(options, pid),
-    )
+    try:
+        interruptible()
+        monitor.detach(
+            lambda: Container.make(store, name, rootfs, command, options, keep=keep),
+            timeout=timeout,
+            preserved=from_flags.preserved(options),
+            pidfile=lambda pid: write_pidfile(options, pid),
+        )
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
     print(name)
     return 0
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from minibox.spec.from_flags import Options
     from minibox.store.state import Store
 
+KILLED_WITHIN = 10.0  # seconds from SIGKILL until everything of a container has to be gone
 INIT_IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "minibox-init")
 
 
@@ -198,10 +199,13 @@ class Container:
         }
         failures = sweep.undo(self.state, groups_only=self.keep)
         self.state.update(changes, left_behind=failures)
-        if self.keep:
-            self.write()
-        else:
+        if not self.keep:
             sweep.forget(self.store, self.state)
+        else:
+            try:
+                self.write()
+            except KernelError as error:  # a full disk: the sweep will find it stopped, without its exit code
+                failures.append(f"its last state: {error}")
         self.lock.close()
         return self.state
 
@@ -294,7 +298,10 @@ def stop(store: Store, name: str, grace: float) -> None:
         sweep.kill_groups(live.group_of(state))
     except (StateError, KernelError):
         pass  # it has ended by itself
-    wait_until_stopped(store, name)
+    if wait_until_stopped(store, name, time.monotonic() + KILLED_WITHIN) is None:
+        raise StateError(
+            f"container {name} was killed, and its processes are not all gone after {KILLED_WITHIN:.0f} seconds"
+        )
 
 
 def remove(store: Store, name: str, *, force: bool) -> None:

@@ -14,6 +14,7 @@ import time
 
 from minibox import fastjson
 from minibox.errors import MiniboxError, StepError
+from minibox.kernel import consts as c
 from minibox.runtime.attend import Attendant
 from minibox.runtime.container import check_preserved
 
@@ -73,14 +74,21 @@ def detach(
 ) -> None:
     """Fork the monitor.  In the caller: returns once the payload runs, or raises what went wrong.
 
-    `preserved` descriptors from 3 on are handed on to the container.  The monitor does not return.
+    `preserved` descriptors from 3 on are handed on to the container.  The monitor does not return.  A
+    caller that is interrupted meanwhile takes the monitor along, and with it the container.
     """
     check_preserved(preserved)
     reading, writing = os.pipe()
-    if os.fork():
+    child = os.fork()
+    if child:
         os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            answer = pipe.read()
+        try:
+            with os.fdopen(reading, "rb") as pipe:
+                answer = pipe.read()
+        except BaseException:
+            os.kill(child, c.SIGNALS["TERM"])
+            os.waitpid(child, 0)
+            raise
         _tell(answer)
         return
     os.close(reading)

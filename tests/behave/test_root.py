@@ -301,7 +301,7 @@ def test_a_root_that_cannot_be_idmapped_is_copied_and_the_plan_says_so(minibox, 
     (tmp_path / "root").mkdir()
     out = in_private(minibox, COPIES[kind] + """
         $M plan $1/root >$1/plan
-        $M run $1/root sh -c 'stat -c %u:%g /bin/busybox; touch /new; echo changed >/etc/passwd; cat /etc/passwd'
+        $M run $1/root sh -c 'stat -c %u:%g /bin/sh; touch /new; echo changed >/etc/passwd; cat /etc/passwd'
         cmp $1/root/etc/passwd $2/etc/passwd; stat -c %u $1/root/etc/passwd
         ls $1/root/new 2>&1 || echo absent
     """, tmp_path, rootfs)  # fmt: skip
