@@ -1,8 +1,8 @@
 """Which groups a container gets, where, and what is written to them, on every kind of host.
 
 v1: one group in each hierarchy that is needed, below the caller's own, so that limits on the caller
-hold for the container too.  `pids` and `memory` are always made where the caller may: they count and
-find processes, and tell of an OOM kill.
+hold for the container too.  `pids`, `memory` and `freezer` are always made where the caller may: they
+count, find and stop processes, and tell of an OOM kill.
 v2: one group.  Controllers reach a group only when its parent hands them down, and a group that has
 processes may not do so (the top excepted).  So root's are made at the top, an ordinary user's in the
 highest group that is delegated to it.  When only minibox itself is in that group, as after
@@ -102,7 +102,7 @@ def _plan_v1(
     wanted = {name: lines for name, lines in wanted.items() if name not in handled}
     if devices:
         wanted["devices"] = []
-    for controller in dict.fromkeys((*ALWAYS, *wanted)):
+    for controller in dict.fromkeys((*ALWAYS, "freezer", *wanted)):
         asked = controller in wanted and controller != "devices"
         asked = asked and not (controller == "pids" and resources.pids_default)
         hierarchy = next((one for one in host.cgroups.v1 if controller in one.controllers), None)

@@ -35,23 +35,34 @@ def read(pid: int) -> tuple[bytes, ...]:
     Raises KernelError: EPERM for somebody who may not trace it, EACCES for somebody who may not read
     filters; StateError when it ends meanwhile.
     """
+    if _is_stopped_for_us(pid):
+        return _all(pid)
     calls.ptrace(PTRACE_SEIZE, pid)
     try:
         calls.ptrace(PTRACE_INTERRUPT, pid)
         _pid, status = os.waitpid(pid, _WALL)
         if not os.WIFSTOPPED(status):
             raise StateError(f"process {pid} has ended")
-        found: list[bytes] = []
-        while True:
-            one = _nth(pid, len(found))
-            if one is None:
-                return tuple(found)
-            found.append(one)
+        return _all(pid)
     finally:
         try:
             calls.ptrace(c.PTRACE_DETACH, pid)
         except KernelError:
             pass  # it has ended
+
+
+def _is_stopped_for_us(pid: int) -> bool:
+    """Whether the caller traces the process already, and it stands still."""
+    lines = calls.read_file(f"/proc/{pid}/status").splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return fields["State"].split()[0] == "t" and int(fields["TracerPid"]) == os.getpid()
+
+
+def _all(pid: int) -> tuple[bytes, ...]:
+    found: list[bytes] = []
+    while (one := _nth(pid, len(found))) is not None:
+        found.append(one)
+    return tuple(found)
 
 
 def _nth(pid: int, index: int) -> bytes | None:

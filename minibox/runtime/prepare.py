@@ -93,21 +93,7 @@ def load_filter(prepared: Prepared, ctx: Context, handler: Handler | None = None
     kept = [op.keep for op in operations if isinstance(op, ops.DropBounding)]
     facts, spec = prepared.host, prepared.spec
     capabilities = kept[0] if kept else 0
-    profile = spec.seccomp
-    if spec.seccomp_notify:
-        from minibox.runtime import listener
-
-        profile = listener.document(spec)
-    try:
-        found = cache.load(
-            profile,
-            capabilities=capabilities,
-            arch=facts.machine,
-            release=".".join(map(str, facts.release)),
-            cache_dir=cache_directory(),
-        )
-    except SpecError as error:
-        raise SpecError("--seccomp", str(error)) from None
+    found = _filter(spec, facts, capabilities)
     bpf, flags = found.bpf, found.flags
     if flags & c.SECCOMP_FILTER_FLAG_NEW_LISTENER or spec.show_denials:
         from minibox.runtime import listener
@@ -119,6 +105,35 @@ def load_filter(prepared: Prepared, ctx: Context, handler: Handler | None = None
         flags &= ~c.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     ctx.filters = {loads[0].profile: (bpf, flags)}
     return tuple(f"seccomp: {warning}" for warning in found.warnings)
+
+
+def _filter(spec: Spec, facts: Host, capabilities: int) -> cache.Filter:
+    """The compiled profile of a Spec, its own calls to notify of included.  Raises SpecError."""
+    profile = spec.seccomp
+    if spec.seccomp_notify:
+        from minibox.runtime import listener
+
+        profile = listener.document(spec)
+    try:
+        return cache.load(
+            profile,
+            capabilities=capabilities,
+            arch=facts.machine,
+            release=".".join(map(str, facts.release)),
+            cache_dir=cache_directory(),
+        )
+    except SpecError as error:
+        raise SpecError("--seccomp", str(error)) from None
+
+
+def compiled(spec: Spec, facts: Host, capabilities: int) -> bytes:
+    """The filter that a container of this Spec has: what `load_filter` gives its Plan's step."""
+    bpf = _filter(spec, facts, capabilities).bpf
+    if spec.show_denials:
+        from minibox.seccomp import denials
+
+        bpf = denials.variant(bpf, everything=spec.show_denials == "all")
+    return bpf
 
 
 def cache_directory() -> str:

@@ -21,13 +21,13 @@ import stat
 from minibox import fastjson
 from minibox.errors import KernelError
 from minibox.cgroup.files import agree
-from minibox.kernel import calls, caps, idmap, inroot, mounts
+from minibox.kernel import calls, caps, filters, idmap, inroot, mounts
 from minibox.kernel import consts as c
 from minibox.kernel.host import Host
 from minibox.plan import compile as plans
 from minibox.plan import edit, ops
 from minibox.record import Record
-from minibox.runtime import live
+from minibox.runtime import live, prepare
 from minibox.spec.model import Spec
 
 TYPE_CHECKING = False
@@ -699,7 +699,39 @@ def _seccomp(view: View, _step: Step) -> Verdict:
     modes = set(view.every_status("Seccomp"))
     if modes != {"2"}:
         return MISSING, f"seccomp mode {' '.join(sorted(modes))}, not 2 (filter)"
-    return HELD, f"a filter in {len(view.processes)} processes"
+    everywhere = f"in {len(view.processes)} processes"
+    try:
+        found = filters.read(view.pid)
+    except KernelError as error:
+        return HELD, f"a filter {everywhere}; which one is not shown to this user ({error.strerror})"
+    wanted = _wanted_filter(view)
+    if wanted in found:
+        return HELD, f"the very filter, {len(wanted) // 8} instructions, {everywhere}"
+    return _compare_filters(wanted, found)
+
+
+def _wanted_filter(view: View) -> bytes:
+    """The filter of the Spec, made again as `run` made it."""
+    spec, host = view.spec, view.host
+    kept = [step.op.keep for step in view.plan if isinstance(step.op, ops.DropBounding)]
+    return prepare.compiled(spec, host, kept[0] if kept else 0)
+
+
+def _compare_filters(wanted: bytes, found: tuple[bytes, ...]) -> Verdict:
+    """What differs, by asking both for every number: what the kernel does is the strictest of its filters."""
+    from minibox.seccomp import decode, profile, syscalls
+
+    arch = decode.AUDIT_ARCH_X86_64 if os.uname().machine == "x86_64" else decode.AUDIT_ARCH_AARCH64
+    laxer = []
+    for number in range(600):
+        asked, _data = decode.evaluate(wanted, arch, number)
+        actions = [decode.evaluate(one, arch, number)[0] for one in found]
+        strictest = min((profile.strictness(one) for one in actions), default=2**31)
+        if strictest > profile.strictness(asked):
+            laxer.append(syscalls.name(os.uname().machine, number) or str(number))
+    if laxer:
+        return MISSING, f"let through and not to be: {' '.join(laxer[:8])} ({len(laxer)} in all)"
+    return HELD, "another filter, at least as strict for every system call"
 
 
 def _executed(view: View, step: Step) -> Verdict:

@@ -123,3 +123,22 @@ def test_run_verify_says_so_and_goes_on(minibox, rootfs):
     done = minibox("run", "--verify", rootfs, "echo", "payload")
     assert done.stdout == b"payload\n"
     assert b"0 missing" in done.stderr
+
+
+@pytest.mark.root
+def test_a_laxer_filter_than_the_planned_one_is_noticed(minibox, rootfs):
+    lax = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["reboot"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    box = keep_running(minibox, rootfs, seccomp=lax)
+    try:
+        own = {one.step: one for one in verify.verify(box.state)}["seccomp.load"]
+        assert own.verdict == verify.HELD
+        assert "the very filter" in own.text
+        box.state["spec"]["seccomp"] = "default"
+        default = {one.step: one for one in verify.verify(box.state)}["seccomp.load"]
+    finally:
+        end(box)
+    assert default.verdict == verify.MISSING
+    assert "let through and not to be" in default.text
