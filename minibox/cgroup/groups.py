@@ -1,8 +1,8 @@
 """Which groups a container gets, where, and what is written to them, on every kind of host.
 
 v1: one group in each hierarchy that is needed, below the caller's own, so that limits on the caller
-hold for the container too.  `pids`, `memory` and `freezer` are always made where the caller may: they
-count, find and stop processes, and tell of an OOM kill.
+hold for the container too.  Those that count, find or stop processes (ALWAYS, ALWAYS_V1) are made where
+the caller may, so that `stats`, `update` and `pause` have them.
 v2: one group.  Controllers reach a group only when its parent hands them down, and a group that has
 processes may not do so (the top excepted).  So root's are made at the top, an ordinary user's in the
 highest group that is delegated to it.  When only minibox itself is in that group, as after
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from minibox.spec.model import Resources
 
 ALWAYS = ("pids", "memory")
+ALWAYS_V1 = ("freezer", "cpu", "cpuacct", "blkio")
 #: where minibox goes when it stands in the way itself; no container has this name (theirs: minibox-ID)
 LEAF = "minibox.supervisor"
 #: controller -> the fields of Resources that need it; of those that are asked the first is named in an error
@@ -102,7 +103,7 @@ def _plan_v1(
     wanted = {name: lines for name, lines in wanted.items() if name not in handled}
     if devices:
         wanted["devices"] = []
-    for controller in dict.fromkeys((*ALWAYS, "freezer", *wanted)):
+    for controller in dict.fromkeys((*ALWAYS, *ALWAYS_V1, *wanted)):
         asked = controller in wanted and controller != "devices"
         asked = asked and not (controller == "pids" and resources.pids_default)
         hierarchy = next((one for one in host.cgroups.v1 if controller in one.controllers), None)

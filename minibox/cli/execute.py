@@ -7,7 +7,7 @@ import os
 from minibox.cli import flags, run
 from minibox.errors import UsageError
 from minibox.runtime.command import Command
-from minibox.spec.options import PROCESS, RUN
+from minibox.spec.options import FLAG, PROCESS, RUN
 from minibox.store.state import Store
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ EXEC: Table = {
     **PROCESS,
     "timeout": RUN["timeout"],
     "show-denials": RUN["show-denials"],
+    "ignore-paused": (FLAG, "", "", "in a paused container: wait until it goes on"),
 }
 
 

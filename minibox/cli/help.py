@@ -18,6 +18,12 @@ WORDS = {
     "ps": "",
     "inspect": "ID...",
     "verify": "ID...",
+    "stats": "[ID...]",
+    "top": "ID [PS-ARG...]",
+    "update": "ID...",
+    "pause": "ID...",
+    "unpause": "ID...",
+    "events": "[ID...]",
     "logs": "ID",
     "kill": "ID...",
     "stop": "ID...",
@@ -66,7 +72,7 @@ def help(argv: list[str]) -> int:
 
 def table(verb: str) -> Table:
     """The flags of a verb."""
-    from minibox.cli import doctor, execute, manage, run, seccomp
+    from minibox.cli import doctor, execute, manage, resources, run, seccomp
 
     tables: dict[str, Table] = {
         "run": RUN,
@@ -74,6 +80,9 @@ def table(verb: str) -> Table:
         "exec": execute.EXEC,
         "ps": manage.PS,
         "verify": manage.VERIFY,
+        "stats": resources.STATS,
+        "update": resources.UPDATE,
+        "events": resources.EVENTS,
         "logs": manage.LOGS,
         "kill": manage.KILL,
         "stop": manage.STOP,

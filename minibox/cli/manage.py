@@ -6,6 +6,7 @@ import os
 import sys
 import time
 
+from minibox.cgroup import freeze
 from minibox.cli import flags
 from minibox.errors import MiniboxError, StateError, UsageError
 from minibox.kernel import consts as c
@@ -44,7 +45,7 @@ VERIFY: Table = {
 
 def ps(argv: list[str]) -> int:
     """List containers."""
-    options, words = _parse(argv, PS, "ps", least=0)
+    options, words = parse(argv, PS, "ps", least=0)
     if words:
         raise UsageError(f'minibox ps takes no "{words[0]}"')
     store = Store()
@@ -58,16 +59,23 @@ def ps(argv: list[str]) -> int:
 
         print(json.dumps(rows, indent=2))
         return 0
-    table = [("ID", "PID", "STATUS", "CREATED", "COMMAND")]
+    table: list[tuple[str, ...]] = [("ID", "PID", "STATUS", "CREATED", "COMMAND")]
     table += [
         (row["id"], str(row["pid"] or "-"), row["shown"], _ago(row["created"]), " ".join(row["command"]))
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in table) for column in range(4)]
+    print(columns(table), end="")
+    return 0
+
+
+def columns(table: list[tuple[str, ...]]) -> str:
+    """Lines of cells, each column as wide as it needs to be."""
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]) - 1)]
+    lines = []
     for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)]
-        print("  ".join(cells).rstrip())
-    return 0
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
 
 
 def _row(store: Store, name: str) -> dict[str, Any] | None:
@@ -82,7 +90,7 @@ def _row(store: Store, name: str) -> dict[str, Any] | None:
         shown += " oom_killed" if state.get("oom_killed") else ""
     return {
         "id": state["id"],
-        "pid": state["pid"] if status in ("created", "running") else 0,
+        "pid": state["pid"] if status in ("created", "running", "paused") else 0,
         "status": status,
         "shown": shown,
         "created": state["created"],
@@ -96,6 +104,8 @@ def current_status(state: dict[str, Any]) -> str:
     status = str(state["status"])
     if status in ("created", "running") and not live.is_alive(state):
         return "stopped"
+    if status == "running" and freeze.is_frozen(live.group_of(state)):
+        return "paused"
     return status
 
 
@@ -113,13 +123,13 @@ def inspect(argv: list[str]) -> int:
 
     from minibox.runtime.command import namespaces_of
 
-    _options, words = _parse(argv, INSPECT, "inspect")
+    _options, words = parse(argv, INSPECT, "inspect")
     store = Store()
     found = []
     for word in words:
         state = store.read(store.find(word))
         state["status"] = current_status(state)
-        if state["status"] in ("created", "running"):
+        if state["status"] in ("created", "running", "paused"):
             state["namespaces"] = namespaces_of(state["pid"])
             state["processes"] = sorted(
                 {pid for one in live.group_of(state) for pid in live.group_pids(one)} or {state["pid"]}
@@ -132,7 +142,7 @@ def inspect(argv: list[str]) -> int:
 
 def verify(argv: list[str]) -> int:
     """Compare a running container with its Plan; 1 when something is missing."""
-    options, words = _parse(argv, VERIFY, "verify")
+    options, words = parse(argv, VERIFY, "verify")
     from minibox.runtime import verify as verifier
 
     store = Store()
@@ -151,7 +161,7 @@ def verify(argv: list[str]) -> int:
 
 def logs(argv: list[str]) -> int:
     """Print the log of a detached container; its stderr goes to stderr."""
-    options, words = _parse(argv, LOGS, "logs")
+    options, words = parse(argv, LOGS, "logs")
     if len(words) != 1:
         raise UsageError("minibox logs [FLAG...] ID")
     store = Store()
@@ -209,9 +219,9 @@ def _print_log(line: bytes, stamps: bool) -> None:
 
 def kill(argv: list[str]) -> int:
     """Send a signal to the first process of containers."""
-    options, words = _parse(argv, KILL, "kill")
+    options, words = parse(argv, KILL, "kill")
     number = signal_number(options.get("signal", "KILL"))
-    return _each(words, lambda store, name: container.signal_container(store.read(name), number))
+    return each(words, lambda store, name: container.signal_container(store.read(name), number))
 
 
 def signal_number(text: str) -> int:
@@ -226,15 +236,15 @@ def signal_number(text: str) -> int:
 
 def stop(argv: list[str]) -> int:
     """Ask containers to end, and end them when they do not."""
-    options, words = _parse(argv, STOP, "stop")
+    options, words = parse(argv, STOP, "stop")
     text = options.get("time", "10")
     grace = 0.0 if text == "0" else values.seconds(text, "--time")
-    return _each(words, lambda store, name: container.stop(store, name, grace))
+    return each(words, lambda store, name: container.stop(store, name, grace))
 
 
 def wait(argv: list[str]) -> int:
     """Wait for containers to end; a line with the exit code of each."""
-    _options, words = _parse(argv, WAIT, "wait")
+    _options, words = parse(argv, WAIT, "wait")
     store = Store()
     for name in [store.find(word) for word in words]:
         state = container.wait_until_stopped(store, name)
@@ -244,12 +254,13 @@ def wait(argv: list[str]) -> int:
 
 def rm(argv: list[str]) -> int:
     """Remove containers."""
-    options, words = _parse(argv, RM, "rm")
+    options, words = parse(argv, RM, "rm")
     force = bool(options.get("force"))
-    return _each(words, lambda store, name: container.remove(store, name, force=force))
+    return each(words, lambda store, name: container.remove(store, name, force=force))
 
 
-def _parse(argv: list[str], table: Table, verb: str, least: int = 1) -> tuple[dict[str, Any], list[str]]:
+def parse(argv: list[str], table: Table, verb: str, least: int = 1) -> tuple[dict[str, Any], list[str]]:
+    """The flags of a verb about containers, and their ids.  Raises UsageError."""
     options, words = flags.parse(argv, table, verb)
     while words and words[-1].startswith("-") and len(words[-1]) > 1:  # flags behind the ids, as in docker
         more, rest = flags.parse([words.pop()], table, verb)
@@ -260,7 +271,7 @@ def _parse(argv: list[str], table: Table, verb: str, least: int = 1) -> tuple[di
     return options, words
 
 
-def _each(words: list[str], act: Callable[[Store, str], None]) -> int:
+def each(words: list[str], act: Callable[[Store, str], None]) -> int:
     """Do something to each of several containers; one that fails does not spare the others."""
     store = Store()
     code = 0

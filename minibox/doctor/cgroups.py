@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from minibox.cgroup.groups import FLAGS
 from minibox.doctor import report
-from minibox.doctor.groups import Trial
+from minibox.doctor.groups import LIMITING, Trial
 from minibox.doctor.kernel import NEWER
 from minibox.doctor.places import is_nested
 from minibox.doctor.report import Check
@@ -150,7 +149,7 @@ def _delegate(case: Case, found: Trial) -> str:
     # The shell ($$, which is $0 in there) goes in too: on v1 containers come below its group; on v2 a move
     # needs rights to a group above both ends, and what hands controllers down has no processes itself.
     if found.is_v2:
-        wanted = " ".join(f"+{one}" for one in FLAGS if one in found.hierarchy.controllers)
+        wanted = " ".join(f"+{one}" for one in LIMITING if one in found.hierarchy.controllers)
         return (
             f'sudo sh -c \'cd {found.hierarchy.mountpoint} && echo "{wanted}" >cgroup.subtree_control && '
             f"mkdir -p {name}/shell && chown -R {owner} {name} && echo $0 >{name}/shell/cgroup.procs' $$"
@@ -158,7 +157,7 @@ def _delegate(case: Case, found: Trial) -> str:
     places = [
         one.parent
         for one in case.groups.values()
-        if one.made is not None and any(used in FLAGS for used in one.hierarchy.controllers)
+        if one.made is not None and any(used in LIMITING for used in one.hierarchy.controllers)
     ]
     return (
         f"sudo sh -c 'for d in {' '.join(places)}; do mkdir -p $d/{name} && chown -R {owner} $d/{name} && "
@@ -205,7 +204,7 @@ def _v2(case: Case) -> Trial | None:
 
 CHECKS = (
     Check("cgroup.mode", mode),
-    *(Check(f"cgroup.{name}", controller(name)) for name in FLAGS),
+    *(Check(f"cgroup.{name}", controller(name)) for name in LIMITING),
     *(Check(f"cgroup.{v2 or v1}", other(v1, v2)) for v1, v2 in OTHERS),
     Check("cgroup.clone-into", clone_into),
     Check("cgroup.kill", kill),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from minibox.cgroup import detect
-from minibox.cgroup.groups import FLAGS
 from minibox.doctor import trial
 from minibox.errors import KernelError
 from minibox.kernel import calls, tree
@@ -14,6 +13,10 @@ from minibox.kernel import consts as c
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from minibox.kernel.host import Host
+
+
+#: the controllers that the usual limits need; others are named by the error of their own flag
+LIMITING = ("memory", "pids", "cpu", "cpuset")
 
 
 class Trial:
@@ -91,7 +94,7 @@ def _hand_down(found: Trial, enabled: list[str]) -> None:
     file = f"{found.parent}/cgroup.subtree_control"
     before = calls.read_file(file).split()
     for controller in calls.read_file(f"{found.parent}/cgroup.controllers").split():
-        if controller not in FLAGS:
+        if controller not in LIMITING:
             continue
         found.handed_down[controller] = None
         if controller in before:

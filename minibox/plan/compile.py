@@ -184,6 +184,7 @@ class _Compiler:
         the same end as any container's."""
         self.joined = []
         self.groups = groups.existing(directories, self.host)
+        self.ruled = bool(self._device_rules())
         for group in self.groups:
             self._open_group(group)
         self.add(
@@ -356,6 +357,7 @@ class _Compiler:
             self.spec.resources, self.host, self.spec.id, self.spec.cgroup_parent, self._device_rules()
         )
         self.notes += notes
+        self.ruled = any(group.devices for group in self.groups)
         for group in self.groups:
             name = group.name
             if group.leave:
@@ -403,11 +405,11 @@ class _Compiler:
     def _fresh(self, step_id: str) -> str:
         """An id that no step has yet: a file with a line for each device is written several times."""
         taken = {step.id for step in self.steps}
-        return next(
-            one
-            for one in (step_id, *(f"{step_id}.{number}" for number in range(2, 1 << 16)))
-            if one not in taken
-        )
+        name, number = step_id, 1
+        while name in taken:
+            number += 1
+            name = f"{step_id}.{number}"
+        return name
 
     @staticmethod
     def _setting(group: groups.Group, file: str, value: str) -> ops.Op:
@@ -916,6 +918,11 @@ class _Compiler:
     def _capability_sets(self) -> tuple[int, int]:
         """(capabilities, ambient): within what the caller itself may give."""
         asked = self.spec.process.capabilities
+        mknod = caps.mask(("MKNOD",))
+        if self.spec.userns == "host" and not self.ruled and not self.spec.privileged and asked.bounding & mknod:
+            # A node in a volume would be one of the host's devices, and nothing would keep it shut.
+            self.notes.append("CAP_MKNOD is left out: there are no rules for devices")
+            asked = defaults.capabilities(asked.bounding & ~mknod, asked.ambient & ~mknod)
         known = (1 << (self.host.last_cap + 1)) - 1
         missing = asked.bounding & ~(self.host.bounding & known)
         if missing and not self.spec.privileged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from minibox.cgroup import freeze
 from minibox.errors import StateError
 from minibox.kernel import consts as c
 from minibox.plan.context import Context
@@ -13,6 +14,7 @@ from minibox.runtime.container import init_image
 from minibox.runtime.supervisor import Supervisor
 from minibox.spec import from_flags
 from minibox.spec.model import Spec
+from minibox.store import journal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,16 +41,21 @@ class Command:
     ) -> None:
         state = store.read(name)
         pid = live.running_pid(state)
+        groups = tuple(live.group_of(state))
+        if not options.get("ignore_paused") and freeze.is_frozen(list(groups)):
+            raise StateError(
+                f"container {name} is paused: minibox unpause {name}, or exec --ignore-paused to wait"
+            )
         spec = from_flags.with_command(Spec.from_json(state["spec"]), argv, options)
         if outlive:  # nobody stays to tell
             spec = spec.replace(show_denials="")
-        groups = tuple(live.group_of(state))
         self.prepared = prepare.command(store, spec, pid, groups)
         if outlive:
             from minibox.plan import edit
 
             plan = edit.leave_out(self.prepared.plan, ("process.death-signal",))
             self.prepared = self.prepared.replace(plan=plan)
+        self.store = store
         self.ctx = Context()
         if spec.seccomp_notify:
             from minibox.runtime import listener
@@ -70,6 +77,8 @@ class Command:
         supervisor.on_start = on_start
         try:
             supervisor.start()
+            command = list(self.prepared.spec.process.argv)
+            journal.record(self.store.run, self.prepared.spec.id, "exec", pid=self.ctx.pid, command=command)
         except BaseException:
             if self.ctx.listener is not None:
                 self.ctx.listener.finish()

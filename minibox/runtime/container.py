@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 
+from minibox.cgroup import freeze
 from minibox.errors import KernelError, StateError
 from minibox.kernel import calls
 from minibox.kernel import consts as c
@@ -22,7 +23,7 @@ from minibox.runtime import live, prepare, sweep
 from minibox.runtime.attend import Attendant, Exit
 from minibox.runtime.supervisor import Supervisor
 from minibox.spec import from_flags, validate
-from minibox.store import ids
+from minibox.store import ids, journal
 from minibox.store.state import Lock
 
 TYPE_CHECKING = False
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from minibox.store.state import Store
 
 KILLED_WITHIN = 10.0  # seconds from SIGKILL until everything of a container has to be gone
+#: a file in a container's directory: the state on disk has a Spec that its keeper does not know
+UPDATED = "updated"
 INIT_IMAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "minibox-init")
 
 
@@ -97,6 +100,7 @@ class Container:
                 made.state["left_out"] = list(leave_out)
                 made.state["notes"] += prepare.load_filter(prepared, made.ctx, options.get("seccomp_notify"))
                 made.write()
+                journal.record(store.run, container_id, "create")
             except BaseException:
                 if lock is not None:
                     lock.close()
@@ -149,6 +153,7 @@ class Container:
         try:
             supervisor.start()
             self.write(status="running", started=time.time())
+            journal.record(self.store.run, self.state["id"], "start", pid=self.ctx.pid)
         except BaseException:
             self.discard()
             raise
@@ -167,7 +172,9 @@ class Container:
 
     def attendant(self, *, timeout: float | None = None, grace: float | None = None) -> Attendant:
         """The loop that stays with the payload; its `kill` ends every process of the container."""
-        return Attendant(self.ctx.pid, self.ctx.pidfd, timeout=timeout, grace=grace)
+        attendant = Attendant(self.ctx.pid, self.ctx.pidfd, timeout=timeout, grace=grace)
+        attendant.on_kill = lambda: freeze.thaw(self.groups)  # v1: who is frozen does not die
+        return attendant
 
     def adopt_orphans(self) -> None:
         """Where the container has neither a pid namespace nor a group of its own, find the processes that
@@ -184,6 +191,7 @@ class Container:
         if self.ctx.pidfd >= 0:
             os.close(self.ctx.pidfd)
             self.ctx.pidfd = -1
+        self._take_update()
         sweep.kill_groups(self.groups)
         if self.orphans:
             sweep.kill_children()
@@ -197,6 +205,9 @@ class Container:
             "timed_out": ended.timed_out,
             "memory_peak": ended.max_rss if peak is None else peak,
         }
+        if changes["oom_killed"]:
+            journal.record(self.store.run, self.state["id"], "oom")
+        journal.record(self.store.run, self.state["id"], "exit", exit_code=ended.code)
         failures = sweep.undo(self.state, groups_only=self.keep)
         self.state.update(changes, left_behind=failures)
         if not self.keep:
@@ -208,6 +219,11 @@ class Container:
                 failures.append(f"its last state: {error}")
         self.lock.close()
         return self.state
+
+    def _take_update(self) -> None:
+        """What `update` has changed in the state on disk while the container ran."""
+        if os.path.exists(f"{self.store.directory(self.state['id'])}/{UPDATED}"):
+            self.state["spec"] = self.store.read(self.state["id"])["spec"]
 
     def end_listener(self) -> None:
         """Nobody is left whose calls could be answered."""
@@ -261,6 +277,8 @@ def signal_container(state: dict[str, Any], number: int) -> None:
         calls.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
+    if number == c.SIGNALS["KILL"]:
+        freeze.thaw(live.group_of(state))
 
 
 def wait_until_stopped(store: Store, name: str, deadline: float | None = None) -> dict[str, Any] | None:
@@ -291,6 +309,7 @@ def stop(store: Store, name: str, grace: float) -> None:
     pid = live.running_pid(state)
     if live.handles(pid, c.SIGNALS["TERM"]):
         signal_container(state, c.SIGNALS["TERM"])
+        freeze.thaw(live.group_of(state))  # so that it can do what it is asked
         if wait_until_stopped(store, name, time.monotonic() + grace) is not None:
             return
     try:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
+from minibox.cgroup import freeze
 from minibox.errors import KernelError, MiniboxError
 from minibox.kernel import calls
 from minibox.kernel import consts as c
 from minibox.plan import ops
 from minibox.plan.context import Context
 from minibox.runtime import live
-from minibox.store import ids
+from minibox.store import ids, journal
 from minibox.store.state import Lock
 
 TYPE_CHECKING = False
@@ -79,17 +81,42 @@ def kill(state: dict[str, Any]) -> None:
     kill_groups(live.group_of(state))
 
 
-def kill_groups(directories: list[str]) -> None:
-    """SIGKILL to every process of these groups, until none is left that was not killed."""
+def kill_groups(directories: list[str], deadline: float = 10.0) -> None:
+    """SIGKILL to every process of these groups, until none is left that was not killed, for `deadline`
+    seconds at most.
+
+    A v2 group is killed as one (cgroup.kill, since 5.14).  Elsewhere its processes are frozen first, so
+    that none makes others meanwhile, and thawed to die.
+    """
+    if not any(live.group_pids(directory) for directory in directories):
+        return
+    whole = [directory for directory in directories if os.path.exists(f"{directory}/cgroup.kill")]
+    for directory in whole:
+        calls.write_file(f"{directory}/cgroup.kill", "1")
+    if whole != directories:
+        _freeze(directories)
+    end = time.monotonic() + deadline
     for directory in directories:
         killed: set[int] = set()
-        while fresh := set(live.group_pids(directory)) - killed:
+        while (fresh := set(live.group_pids(directory)) - killed) and time.monotonic() < end:
             for pid in fresh:
                 try:
                     os.kill(pid, c.SIGNALS["KILL"])
                 except ProcessLookupError:
                     pass
             killed |= fresh
+            freeze.thaw(directories)
+    freeze.thaw(directories)
+
+
+def _freeze(directories: list[str]) -> None:
+    """Begin to freeze, as far as it goes: it only helps against what forks quicker than it is killed."""
+    path = freeze.find(directories)
+    if path:
+        try:
+            calls.write_file(path, "FROZEN" if path.endswith("freezer.state") else "1")
+        except KernelError:
+            pass
 
 
 def kill_children() -> None:
@@ -123,5 +150,6 @@ def undo(state: dict[str, Any], *, groups_only: bool) -> list[str]:
 
 def forget(store: Store, state: dict[str, Any]) -> None:
     """The last of a container: its id range and its directory."""
+    journal.record(store.run, state["id"], "remove")
     ids.release(store.run, state["id"], state.get("slot", -1))
     store.forget(state["id"])

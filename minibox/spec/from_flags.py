@@ -149,8 +149,6 @@ def _octal(text: str, pointer: str) -> int:
 
 def _capabilities(options: Options, privileged: bool) -> Capabilities:
     bits = caps.ALL if privileged else defaults.CAPABILITIES
-    if options.get("userns") == "host" and not privileged:
-        bits &= ~caps.mask(("MKNOD",))  # there a node in a volume would be one of the host's devices
     drop = list(options.get("cap_drop", ()))
     if any(name.upper() == "ALL" for name in drop):  # ALL first, so that --cap-add names what is left
         bits = 0

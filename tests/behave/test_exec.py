@@ -14,10 +14,15 @@ KINDS = ("user", "pid", "net", "mnt", "uts", "ipc", "cgroup", "time")
 
 
 def pid_of(minibox, name: str, word: str) -> int:
-    """The host's number of the process of a container whose last argument is `word`."""
-    for pid in minibox.state(name)["processes"]:
-        if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2:-1] == [word.encode()]:
-            return int(pid)
+    """The host's number of the process in a container's pid namespace whose last argument is `word`."""
+    inside = minibox.state(name)["namespaces"]["pid"]
+    for entry in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+            if words[-2:-1] == [word.encode()] and namespace(entry, "pid") == inside:
+                return int(entry)
+        except OSError:
+            continue
     return 0
 
 

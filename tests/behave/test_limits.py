@@ -192,7 +192,8 @@ def test_an_exec_counts_against_the_same_limit(minibox):
 def test_the_groups_are_gone_with_the_container(minibox):
     detached(minibox, "one", "-m", "64m", "--cpus", "1", "--cpuset-cpus", "0")
     places = minibox.state("one")["cgroups"]
-    assert len(places) in (1, 4)
+    assert all(os.path.isdir(place) for place in places)
+    assert places
     minibox("rm", "-f", "one")
     assert not any(os.path.exists(place) for place in places)
 
@@ -202,7 +203,7 @@ def test_the_groups_are_gone_with_the_container(minibox):
 
 @pytest.mark.parametrize(("flags", "word"), [
     (("-m", "64m"), b"--memory"), (("--cpus", "1"), b"--cpus"), (("--pids-limit", "10"), b"--pids-limit"),
-    (("--cpuset-cpus", "0"), b"--cpuset-cpus"), (("--cpu-shares", "10"), b"--cpus"),
+    (("--cpuset-cpus", "0"), b"--cpuset-cpus"), (("--cpu-shares", "10"), b"--cpu-shares"),
 ])  # fmt: skip
 def test_a_limit_without_permission_to_make_groups_is_an_error(ordinary, flags, word):
     done = ordinary("run", *flags)

@@ -236,7 +236,9 @@ HOT = {
 
 @pytest.mark.parametrize("words", HOT.values(), ids=HOT)
 def test_the_hot_verbs_import_nothing_slow(minibox, rootfs, words):
-    minibox("run", "-d", "--name", "one", rootfs, "sleep", "60")  # this one fills the cache of filters too
+    minibox("run", "-d", "--name", "one", rootfs, "sleep", "60")
+    if words[0] == "run":
+        minibox(*words)  # fills the cache of filters
     heavy = modules_of(minibox, *words) & set(HEAVY)
     assert heavy - at_start() == set()
 
