@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -128,6 +129,7 @@ int main(int argc, char **argv)
     const char *mode = argv[1];
     int channel = atoi(argv[2]);
     fcntl(channel, F_SETFD, FD_CLOEXEC);
+    prctl(PR_SET_NAME, "minibox-init"); /* not "memfd:minibox-i" */
     if (!strcmp(mode, "exec") && argc > 3)
         return become(channel, argv + 3);
 

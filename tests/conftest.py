@@ -72,7 +72,7 @@ class Minibox:
         self, *words: object, stdin: bytes | None = None, timeout: float = 60, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `minibox WORDS...` to its end; never raises for its exit code."""
-        return subprocess.run(
+        return subprocess.run(  # noqa: UP022  (both are pipes, and stdin may be one)
             [*self.command, *map(str, words)],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

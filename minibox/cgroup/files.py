@@ -34,9 +34,9 @@ def _line_agrees(line: str, device: str, value: str) -> bool:
     if words[1:] == value.split():
         return True
     found = dict(word.partition("=")[::2] for word in words[1:])
-    return all(found.get(word.partition("=")[0]) == word.partition("=")[2] for word in value.split() if "=" in word) and (
-        "=" in value
-    )
+    return all(
+        found.get(word.partition("=")[0]) == word.partition("=")[2] for word in value.split() if "=" in word
+    ) and ("=" in value)
 
 
 def _same_number(found: str, wanted: str) -> bool:

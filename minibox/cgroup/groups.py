@@ -44,7 +44,12 @@ FIELDS = {
 }  # fmt: skip
 FIELDS["io"] = FIELDS["blkio"]
 #: where a flag is not called as its field is
-NAMES = {"pids": "--pids-limit", "cpu_quota": "--cpus", "net_priorities": "--net-prio", "unified": "--cgroup-conf"}
+NAMES = {
+    "pids": "--pids-limit",
+    "cpu_quota": "--cpus",
+    "net_priorities": "--net-prio",
+    "unified": "--cgroup-conf",
+}
 
 
 def flag(controller: str, resources: Resources) -> str:
@@ -145,11 +150,15 @@ def _unified_of_hybrid(resources: Resources, host: Host, container: str, under: 
         controller = file.partition(".")[0]
         if controller not in (*here, "cgroup"):
             where = "in a v1 hierarchy of this host" if controller in v1_names else "not on this host"
-            raise SpecError("--cgroup-conf", f"{file} is of cgroup v2, and the controller {controller} is {where}")
+            raise SpecError(
+                "--cgroup-conf", f"{file} is of cgroup v2, and the controller {controller} is {where}"
+            )
     if not here and not resources.unified:
         return None
     if not host.cgroup_base:
-        raise SpecError(flag(here[0] if here else "", resources), _refusal((here or ["cgroup"])[0], hierarchy, host))
+        raise SpecError(
+            flag(here[0] if here else "", resources), _refusal((here or ["cgroup"])[0], hierarchy, host)
+        )
     return _unified_group(here, {**wanted, "cgroup": wanted.get("cgroup", [])}, host, container, under)
 
 
@@ -162,7 +171,11 @@ def _unified_group(
     for name in ("", *under.strip("/").split("/")):
         if name:
             above += "/" + name
-        if (name or above == host.cgroup_base) and (above, "cgroup.subtree_control", handed_down) not in enable:
+        if (name or above == host.cgroup_base) and (
+            above,
+            "cgroup.subtree_control",
+            handed_down,
+        ) not in enable:
             enable.append((above, "cgroup.subtree_control", handed_down))
     return Group(
         name="unified",

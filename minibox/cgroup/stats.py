@@ -48,7 +48,9 @@ def sample(directories: list[str]) -> Sample:
     memory = files.keyed("memory.stat")
     used = files.number("memory.usage_in_bytes", "memory.current")
     inactive = memory.get("total_inactive_file", memory.get("inactive_file", 0))
-    throttled = stat.get("throttled_time", stat["throttled_usec"] * 1000 if "throttled_usec" in stat else None)
+    throttled = stat.get(
+        "throttled_time", stat["throttled_usec"] * 1000 if "throttled_usec" in stat else None
+    )
     read, written = files.io()
     events = {**files.keyed("memory.oom_control"), **files.keyed("memory.events")}
     return Sample(

@@ -15,12 +15,21 @@ SWAP_FILE = "memory.swap.max"
 OTHER_NAMES = {"io.bfq.weight": "io.weight"}
 #: field of Resources -> why v2 has nothing for it.  crun refuses them too; runc passes over most in silence
 LACKING = {
-    "memory_swappiness": ("--memory-swappiness", "the kernel has it for cgroup v1 only, and this host has v2"),
+    "memory_swappiness": (
+        "--memory-swappiness",
+        "the kernel has it for cgroup v1 only, and this host has v2",
+    ),
     "oom_kill_disable": ("--oom-kill-disable", "the kernel has it for cgroup v1 only, and this host has v2"),
     "cpu_rt_runtime": ("--cpu-rt-runtime", "the kernel has it for cgroup v1 only, and this host has v2"),
     "cpu_rt_period": ("--cpu-rt-period", "the kernel has it for cgroup v1 only, and this host has v2"),
-    "net_classid": ("--net-classid", "the kernel has it for cgroup v1 only: on v2 match the cgroup (nft, tc)"),
-    "net_priorities": ("--net-prio", "the kernel has it for cgroup v1 only: on v2 match the cgroup (nft, tc)"),
+    "net_classid": (
+        "--net-classid",
+        "the kernel has it for cgroup v1 only: on v2 match the cgroup (nft, tc)",
+    ),
+    "net_priorities": (
+        "--net-prio",
+        "the kernel has it for cgroup v1 only: on v2 match the cgroup (nft, tc)",
+    ),
 }
 
 
@@ -75,7 +84,9 @@ def settings(resources: Resources) -> dict[str, list[tuple[str, str]]]:
         cpu.append(("cpu.weight", str(weight(resources.cpu_shares))))
     if resources.cpu_quota is not None or resources.cpu_period is not None:
         quota = resources.cpu_quota
-        cpu.append(("cpu.max", f"{'max' if quota in (None, -1) else quota} {resources.cpu_period or 100_000}"))
+        cpu.append(
+            ("cpu.max", f"{'max' if quota in (None, -1) else quota} {resources.cpu_period or 100_000}")
+        )
     if resources.cpu_burst is not None:
         cpu.append(("cpu.max.burst", str(resources.cpu_burst)))
     if resources.cpu_idle is not None:

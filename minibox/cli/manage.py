@@ -195,7 +195,7 @@ def _old_lines(path: str) -> list[bytes]:
 
 
 def _last(entries: list[bytes], count: int) -> list[bytes]:
-    """Those that make the last `count` lines: what was written in parts (P) is one line, up to its end (F)."""
+    """Those that make the last `count` lines: what was written in parts (P) is one line with its end (F)."""
     numbers: list[int] = []
     open_lines: dict[bytes, int] = {}
     total = 0

@@ -265,8 +265,8 @@ class _Compiler:
                 )
             elif not shift:
                 reason = (
-                    f"it belongs to uid {self.host.root_owner}, who has no id in the container, so nothing in "
-                    "it could be changed (a root of your own is not copied: scripts/build-rootfs DIR)"
+                    f"it belongs to uid {self.host.root_owner}, who has no id in the container, so nothing "
+                    "in it could be changed (a root of your own is not copied: scripts/build-rootfs DIR)"
                 )
             self.notes.append(f"{self.spec.root.path} is copied: {reason}")
             self.add(
@@ -331,9 +331,7 @@ class _Compiler:
         for number, mount in enumerate(nodes):
             name = mount.destination.strip("/").replace("/", "-")
             device = mount.data[0]
-            op: ops.Op = ops.OpenDevice(
-                path=mount.source, name=f"source {mount.destination}", device=device
-            )
+            op: ops.Op = ops.OpenDevice(path=mount.source, name=f"source {mount.destination}", device=device)
             why = "The node by descriptor, and shown to be the device that was meant."
             if self.makes_nodes:
                 op = ops.MakeNode(
@@ -640,7 +638,7 @@ class _Compiler:
         elif pid and self.own_user:
             raise SpecError(
                 "--pid",
-                f"{pid} belongs to another user namespace than the container's, which cannot mount its /proc: "
+                f"{pid} belongs to another user namespace than the container's, which cannot mount its proc: "
                 "share that one too (--userns container:ID), or --userns host",
             )
         self.add("mount.proc.open", "child", op, why, "proc(5)", "proc-write-redirect")
@@ -893,7 +891,7 @@ class _Compiler:
             self.add(
                 f"rlimit.{limit.kind.lower()}", "child",
                 ops.SetRlimit(kind=limit.kind, soft=limit.soft, hard=limit.hard),
-                "No core files are written; a core_pattern that is a pipe ignores the limit." if limit.kind == "CORE" else "As asked.",
+                _NO_CORES if limit.kind == "CORE" else "As asked.",
                 "getrlimit(2)", "proc-global" if limit.kind == "CORE" else "fds",
             )  # fmt: skip
         self.add(
@@ -919,7 +917,12 @@ class _Compiler:
         """(capabilities, ambient): within what the caller itself may give."""
         asked = self.spec.process.capabilities
         mknod = caps.mask(("MKNOD",))
-        if self.spec.userns == "host" and not self.ruled and not self.spec.privileged and asked.bounding & mknod:
+        if (
+            self.spec.userns == "host"
+            and not self.ruled
+            and not self.spec.privileged
+            and asked.bounding & mknod
+        ):
             # A node in a volume would be one of the host's devices, and nothing would keep it shut.
             self.notes.append("CAP_MKNOD is left out: there are no rules for devices")
             asked = defaults.capabilities(asked.bounding & ~mknod, asked.ambient & ~mknod)
@@ -1063,6 +1066,7 @@ class _Compiler:
         return "The arrays of execve, made while memory can still be had.", "execve(2)", ""
 
 
+_NO_CORES = "No core files are written; a core_pattern that is a pipe ignores the limit."
 #: destination -> (why, guards)
 _MOUNT_REASONS = {
     "/sys": ("The machine's devices and settings, to look at and not to change.", "release-agent"),

@@ -319,7 +319,7 @@ def stop(store: Store, name: str, grace: float) -> None:
         pass  # it has ended by itself
     if wait_until_stopped(store, name, time.monotonic() + KILLED_WITHIN) is None:
         raise StateError(
-            f"container {name} was killed, and its processes are not all gone after {KILLED_WITHIN:.0f} seconds"
+            f"container {name} was killed, but not all of it is gone after {KILLED_WITHIN:.0f} seconds"
         )
 
 

@@ -188,6 +188,12 @@ TABLE: tuple[tuple[str, tuple[int, ...], Fact, str], ...] = (
         _always,
         "the group that --cgroup-parent names has to be there, in every hierarchy that is used",
     ),
+    (
+        "CgroupWriteEither",
+        (95, EINVAL),
+        _always,
+        "this disk's scheduler knows no weights: echo bfq >/sys/block/DISK/queue/scheduler",
+    ),
     ("CgroupWrite", (19,), _always, "no such device, or a partition: limits are for whole disks"),
     (
         "AllowDevices",

@@ -70,7 +70,13 @@ def merged(old: Resources, options: Options) -> Resources:
         changes["cpu_idle"] = 0
     if "unified" in changes:
         changes["unified"] = tuple({**dict(old.unified), **dict(parsed.unified)}.items())
-    for field in ("blkio_weight_device", "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"):
+    for field in (
+        "blkio_weight_device",
+        "device_read_bps",
+        "device_write_bps",
+        "device_read_iops",
+        "device_write_iops",
+    ):
         if field in changes:
             by_device = {line[:2]: line for line in (*getattr(old, field), *changes[field])}
             changes[field] = tuple(by_device.values())

@@ -19,8 +19,8 @@ import os
 import stat
 
 from minibox import fastjson
-from minibox.errors import KernelError
 from minibox.cgroup.files import agree
+from minibox.errors import KernelError
 from minibox.kernel import calls, caps, filters, idmap, inroot, mounts
 from minibox.kernel import consts as c
 from minibox.kernel.host import Host

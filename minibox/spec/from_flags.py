@@ -483,9 +483,12 @@ def with_command(spec: Spec, argv: tuple[str, ...], options: Options) -> Spec:
     """A container's Spec with another command to run in it: user, directory, variables and terminal may
     differ; capabilities, limits and the filter stay the container's."""
     process = spec.process
-    kept = dict(entry.split("=", 1) for entry in process.env if not entry.startswith("TERM="))
+    kept = dict(entry.split("=", 1) for entry in process.env)
+    if process.terminal:  # TERM is that of the terminal it was started from
+        kept.pop("TERM", None)
     return spec.replace(
         init="",
+        stop_at_exec=False,
         show_denials=_show_denials(options) or spec.show_denials,
         preserve_fds=0,
         time_offsets=(),

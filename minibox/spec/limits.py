@@ -26,7 +26,13 @@ NUMBERS = {
     "net_classid": (0, 2**32 - 1),
 }
 #: option -> reader of its value
-PER_DEVICE = ("blkio_weight_device", "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
+PER_DEVICE = (
+    "blkio_weight_device",
+    "device_read_bps",
+    "device_write_bps",
+    "device_read_iops",
+    "device_write_iops",
+)
 RDMA = {"handles": "hca_handle", "objects": "hca_object"}
 #: files of a v2 group that are no limits: they move processes, end them or hand controllers down
 NO_LIMITS = ("procs", "threads", "subtree_control", "type", "kill", "freeze")
@@ -113,7 +119,11 @@ def _hugetlb(text: str) -> tuple[str, int]:
     name, limit = values.pair(text, "--hugetlb")
     bytes_of_page = values.size(name, "--hugetlb")
     shown = next(
-        (f"{bytes_of_page >> bits}{unit}B" for unit, bits in (("G", 30), ("M", 20), ("K", 10)) if bytes_of_page >> bits),
+        (
+            f"{bytes_of_page >> bits}{unit}B"
+            for unit, bits in (("G", 30), ("M", 20), ("K", 10))
+            if bytes_of_page >> bits
+        ),
         "",
     )
     known = os.listdir("/sys/kernel/mm/hugepages") if os.path.isdir("/sys/kernel/mm/hugepages") else []
@@ -154,7 +164,9 @@ def rule(text: str, pointer: str) -> str:
         len(words) == 3
         and words[0] in ("a", "b", "c")
         and bool(colon)
-        and all(one == "*" or (one.isascii() and one.isdigit() and int(one) < 1 << 32) for one in (major, minor))
+        and all(
+            one == "*" or (one.isascii() and one.isdigit() and int(one) < 1 << 32) for one in (major, minor)
+        )
     )
     if not good or not words[2] or set(words[2]) - set("rwm"):
         raise SpecError(pointer, f"\"{text}\" is no rule such as 'c 10:200 rwm'")

@@ -34,7 +34,7 @@ def v2() -> bool:
 ])  # fmt: skip
 def test_the_value_stands_in_the_groups_file(minibox, flags, controller, files, value):
     if v2() and controller == "cpu":
-        files, value = ("cpu.weight",), "20"
+        files, value = ("cpu.weight",), "59"
     pid = detached(minibox, "one", *flags)
     directory = group(minibox, "one", controller)
     assert setting(directory, *files) == value

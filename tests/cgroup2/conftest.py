@@ -18,7 +18,9 @@ from conftest import IS_ROOT, Minibox, wait_until
 from cgroup2.helpers import TOP, Group, as_user
 from minibox.kernel import tree
 
-APPLETS = "cat chown dd echo grep id ls mkdir mount ps readlink rm sh sleep stat tail touch true wc"
+APPLETS = (
+    "cat chown dd echo grep head id ls mkdir mknod mount ps readlink rm sh sleep stat tail touch true wc"
+)
 USER = 61234  # an ordinary user without an account, and so without a range
 
 

@@ -1,4 +1,4 @@
-"""`minibox verify`: what the kernel reports, beside what the Plan asked for; and proof that it would notice."""
+"""`minibox verify`: what the kernel reports beside what the Plan asked for, and proof that it notices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minibox.store.state import Store
 
 #: steps whose absence verify cannot see in a default container -> why, and what notices instead
 EQUIVALENT = {
-    "process.session": "the test's own session is seen from inside as 0 all the same; tests/hostile/test_tty_inject",
+    "process.session": "the caller's session reads as 0 inside all the same; tests/hostile/test_tty_inject",
     "process.undumpable": "execve makes the process dumpable again; tests/hostile/test_joined_ptrace",
     "process.keyring": "only the process may name its session keyring; tests/hostile/test_keyring",
     "process.death-signal": "no interface tells; tests/behave/test_signals kills minibox",
@@ -68,7 +68,7 @@ def test_everything_holds_in_a_default_container(minibox, rootfs):
 def test_every_operation_has_a_check():
     unchecked = set(ops.REGISTRY.values()) - set(verify.CHECKS)
     of_the_host = {ops.RemoveTree, ops.CgroupRemove, ops.CgroupLeave, ops.CgroupReturn}  # there and back
-    of_exec = {ops.OpenProcess, ops.JoinProcess, ops.OpenDevpts}  # a command in a container that is there
+    of_exec = {ops.OpenProcess, ops.JoinProcess, ops.OpenDevpts}  # of exec
     assert unchecked == of_the_host | of_exec
 
 
