@@ -66,6 +66,8 @@ def assemble(rules: Iterable[str]) -> bytes:
     ]
     for rule in rules:
         code += _rule(rule)
+        if rule == "a *:* rwm":  # all is allowed, and the verifier takes no code that is never reached
+            return b"".join(code)
     code += [instruction(MOV_K, 0, imm=0), instruction(EXIT)]
     return b"".join(code)
 
@@ -137,7 +139,7 @@ def attached(group: int) -> tuple[int, ...]:
         "<IIIIQI4x", group, BPF_CGROUP_DEVICE, 0, 0, int(calls.ffi.cast("uintptr_t", ids)), 64
     )
     _, answer = calls.bpf(BPF_PROG_QUERY, attributes, "BPF_PROG_QUERY of BPF_CGROUP_DEVICE")
-    return tuple(ids[: struct.unpack_from("<I", answer, 24)[0]])
+    return tuple(ids[0 : struct.unpack_from("<I", answer, 24)[0]])
 
 
 def descriptor(number: int) -> int:

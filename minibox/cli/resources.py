@@ -6,9 +6,10 @@ import os
 import sys
 import time
 
-from minibox.cgroup import freeze, stats as usage
+from minibox.cgroup import freeze
+from minibox.cgroup import stats as usage
 from minibox.cli import manage
-from minibox.errors import MiniboxError, StateError, UsageError
+from minibox.errors import StateError, UsageError
 from minibox.kernel import calls
 from minibox.runtime import live
 from minibox.spec.options import FLAG, RUN
@@ -32,10 +33,11 @@ EVENTS: Table = {
 }
 #: the flags of run that a running container's limits can be changed by
 CHANGEABLE = (
-    "memory", "memory-reservation", "memory-swap", "memory-swappiness", "oom-kill-disable", "pids-limit", "cpus",
-    "cpu-quota", "cpu-period", "cpu-burst", "cpu-shares", "cpu-idle", "cpu-rt-runtime", "cpu-rt-period",
-    "cpuset-cpus", "cpuset-mems", "blkio-weight", "blkio-weight-device", "device-read-bps", "device-write-bps",
-    "device-read-iops", "device-write-iops", "hugetlb", "net-classid", "net-prio", "rdma", "cgroup-conf",
+    "memory", "memory-reservation", "memory-swap", "memory-swappiness", "oom-kill-disable", "pids-limit",
+    "cpus", "cpu-quota", "cpu-period", "cpu-burst", "cpu-shares", "cpu-idle", "cpu-rt-runtime",
+    "cpu-rt-period", "cpuset-cpus", "cpuset-mems", "blkio-weight", "blkio-weight-device", "device-read-bps",
+    "device-write-bps", "device-read-iops", "device-write-iops", "hugetlb", "net-classid", "net-prio", "rdma",
+    "cgroup-conf",
 )  # fmt: skip
 UPDATE: Table = {
     **{name: RUN[name] for name in CHANGEABLE},
@@ -167,7 +169,9 @@ def _measured(name: str, before: usage.Sample | None, now: usage.Sample) -> dict
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [("ID", "CPU", "MEMORY / LIMIT", "PIDS", "READ / WRITTEN", "THROTTLED", "PRESSURE cpu/mem/io")]
+    lines: list[tuple[str, ...]] = [
+        ("ID", "CPU", "MEMORY / LIMIT", "PIDS", "READ / WRITTEN", "THROTTLED", "PRESSURE cpu/mem/io")
+    ]
     for row in rows:
         pressure = row["pressure"]
         lines.append(
@@ -222,7 +226,7 @@ def top(argv: list[str]) -> int:
     pids = sorted({first, *(pid for one in live.group_of(state) for pid in live.group_pids(one))})
     if argv[1:]:
         return _ps(argv[1:], pids)
-    rows = [("PID", "INSIDE", "UID", "STATE", "THREADS", "MEMORY", "TIME", "COMMAND")]
+    rows: list[tuple[str, ...]] = [("PID", "INSIDE", "UID", "STATE", "THREADS", "MEMORY", "TIME", "COMMAND")]
     rows += [row for row in (_process(pid) for pid in pids) if row is not None]
     sys.stdout.write(manage.columns(rows))
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from minibox.cgroup import files, groups, v1, v2
+from minibox.cgroup import files, v1
 from minibox.errors import KernelError, StateError
 from minibox.kernel import calls
 from minibox.kernel.host import Host
@@ -25,8 +25,6 @@ from minibox.store import journal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from minibox.plan.model import Plan
     from minibox.spec.from_flags import Options
     from minibox.store.state import Store

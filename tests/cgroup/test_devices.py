@@ -7,19 +7,22 @@ import os
 import pytest
 from conftest import ROOTFS
 
-TRY = "for n in b\\ 254\\ 0 b\\ 7\\ 0 c\\ 1\\ 1 c\\ 10\\ 237; do rm -f /v/n; mknod /v/n $n && echo made; (: </v/n) 2>&1; done; true"
+TRY = (
+    "for n in b\\ 254\\ 0 b\\ 7\\ 0 c\\ 1\\ 1 c\\ 10\\ 237; do rm -f /v/n; mknod /v/n $n && echo made; "
+    "(: </v/n) 2>&1; done; true"
+)
 
 
 def test_without_a_user_namespace_nodes_can_be_made_and_not_opened(minibox, tmp_path):
-    """In a volume that lets devices be, so that nothing but the rules refuses: EPERM, where nodev is EACCES."""
+    """In a volume that lets devices be, so that only the rules refuse (EPERM; nodev says EACCES)."""
     out = minibox.inside(TRY, "--userns", "host", "-v", f"{tmp_path}:/v:dev")
     assert out.count("made") == 4
     assert out.count("Operation not permitted") == 4
 
 
 def test_it_is_the_rules_that_refuse(minibox, tmp_path):
-    out = minibox.inside("mknod /v/n b 7 0; (: </v/n) && echo opened", "--userns", "host", "-v", f"{tmp_path}:/v:dev",
-                         "--device-cgroup-rule", "b 7:0 rm")  # fmt: skip
+    flags = ("--userns", "host", "-v", f"{tmp_path}:/v:dev", "--device-cgroup-rule", "b 7:0 rm")
+    out = minibox.inside("mknod /v/n b 7 0; (: </v/n) && echo opened", *flags)
     assert out == "opened\n"
 
 
