@@ -85,6 +85,10 @@ if TYPE_CHECKING:
         env: Mapping[str, str]
 
 
+#: flags that mean something on a command line only
+COMMAND_LINE_ONLY = frozenset(
+    ("interactive", "tty", "no_tty", "detach", "pidfile", "trace", "rm", "keep", "timeout", "stop_timeout")
+)
 #: keywords whose names differ from the flags'
 RENAMED = {"mounts": "volume", "caps": "cap_add"}
 
@@ -149,27 +153,21 @@ def run(
     container = Container.make(Store(), name, os.fspath(rootfs), tuple(argv), flags)
     _keep_denials(container.ctx)
     streams = _Streams(stdin, capture)
+    attendant = None
     try:
         container.ctx.streams = streams.theirs
         container.start()
-        streams.close_theirs()
         attendant = container.attendant(timeout=timeout)
+        streams.close_theirs()
         ended = streams.communicate(attendant)
     except BaseException:
         streams.close()
-        if container.ctx.pid > 0:
-            _abandon(container)
+        if attendant is not None:  # the caller was interrupted while the payload ran
+            container.finish(attendant.abandon())
+        else:
+            container.discard()
         raise
     return _result(ended, streams, container.finish(ended), container.ctx)
-
-
-def _abandon(container: Container) -> None:
-    """The caller was interrupted while the payload ran."""
-    if container.ctx.pidfd < 0:
-        return  # it had not come so far, and was taken away already
-    attendant = container.attendant()
-    attendant.kill()
-    container.finish(attendant.run())
 
 
 class Sandbox:
@@ -241,13 +239,18 @@ class Sandbox:
         command = Command(self._store, self.name, tuple(argv), as_flags(options), handler=handler)
         _keep_denials(command.ctx)
         streams = _Streams(stdin, capture)
+        attendant = None
         try:
             command.ctx.streams = streams.theirs
             command.start()
+            attendant = command.attendant(timeout=timeout)
             streams.close_theirs()
-            ended = streams.communicate(command.attendant(timeout=timeout))
+            ended = streams.communicate(attendant)
         except BaseException:
             streams.close()
+            if attendant is not None:
+                attendant.abandon()
+                command.finish()
             raise
         command.finish()
         state = {
@@ -347,7 +350,7 @@ def as_flags(options: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         name = RENAMED.get(key, key)
         entry = RUN.get(name.replace("_", "-"))
-        if entry is None:
+        if entry is None or name in COMMAND_LINE_ONLY:
             raise TypeError(f'minibox has no option "{key}"')
         if value is None or value is False:
             continue

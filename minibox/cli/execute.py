@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from minibox.cli import flags, run
 from minibox.errors import UsageError
@@ -36,17 +37,22 @@ def execute(argv: list[str]) -> int:
     timeout = run.seconds(options, "timeout")
     try:
         watch = run.interruptible()
-        command = Command(store, name, tuple(words[1:]), options, outlive=detach)
+        command = Command(store, name, run.command_words(words), options, outlive=detach)
         if detach:
             null = os.open("/dev/null", os.O_RDWR)
             command.ctx.streams = {0: null, 1: null, 2: null}
         command.start(run.tracer(options, command.prepared.plan), watch.disarm)
     except run.Interrupted as interrupted:
         return 128 + interrupted.number
-    run.write_pidfile(options, command.ctx.pid)
+    attendant = command.attendant(timeout=timeout)
+    try:
+        run.write_pidfile(options, command.ctx.pid)
+    except BaseException:
+        attendant.abandon()
+        command.finish()
+        raise
     if detach:
         return 0
-    attendant = command.attendant(timeout=timeout)
     attendant.catch_signals()
     for number in watch.missed:
         attendant.pass_on(number)
@@ -54,4 +60,8 @@ def execute(argv: list[str]) -> int:
         attendant.use_terminal(command.ctx.fds["terminal"], options["terminal"])
     ended = attendant.run()
     command.finish()
+    if ended.timed_out:
+        print(
+            f"minibox: {name}: the command was killed after --timeout {options['timeout']}", file=sys.stderr
+        )
     return ended.code

@@ -33,7 +33,7 @@ LOGS: Table = {
     "timestamps": (FLAG, "", "", "with the time of each line"),
 }
 KILL: Table = {"signal": (VALUE, "s", "SIGNAL", "default: KILL")}
-STOP: Table = {"time": (VALUE, "t", "SECONDS", "until SIGKILL (default 10)")}
+STOP: Table = {"time": (VALUE, "t", "SECONDS", "until SIGKILL (default: its --stop-timeout, or 10)")}
 RM: Table = {"force": (FLAG, "f", "", "end running ones first")}
 WAIT: Table = {}
 INSPECT: Table = {}
@@ -237,8 +237,8 @@ def signal_number(text: str) -> int:
 def stop(argv: list[str]) -> int:
     """Ask containers to end, and end them when they do not."""
     options, words = parse(argv, STOP, "stop")
-    text = options.get("time", "10")
-    grace = 0.0 if text == "0" else values.seconds(text, "--time")
+    text = options.get("time")
+    grace = None if text is None else 0.0 if text == "0" else values.seconds(text, "--time")
     return each(words, lambda store, name: container.stop(store, name, grace))
 
 

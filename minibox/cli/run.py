@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"ROOTFS is missing: {USAGE}")
     check_flags(options)
     name = options["name"] if "name" in options else new_id()
-    rootfs, command = words[0], tuple(words[2:] if words[1:2] == ["--"] else words[1:])
+    rootfs, command = words[0], command_words(words)
     options["terminal"] = terminal_streams(options)
     timeout, grace = seconds(options, "timeout"), seconds(options, "stop_timeout")
     store = Store()
@@ -160,6 +160,11 @@ def check_flags(options: dict[str, Any]) -> None:
             raise UsageError(
                 f"--{first.replace('_', '-')} and --{second.replace('_', '-')} contradict one another"
             )
+
+
+def command_words(words: list[str]) -> tuple[str, ...]:
+    """The command behind ROOTFS or ID, with or without a "--" between."""
+    return tuple(words[2:] if words[1:2] == ["--"] else words[1:])
 
 
 def new_id() -> str:
@@ -296,5 +301,5 @@ def _plan_of(extra: list[str], words: list[str], options: dict[str, Any]) -> Pla
     check_flags(merged)
     merged["terminal"] = terminal_streams(merged)
     name = merged.get("name") or "container"
-    prepared = prepare.container(Store(), name, words[0], tuple(words[1:]), merged, reserve=False)
+    prepared = prepare.container(Store(), name, words[0], command_words(words), merged, reserve=False)
     return prepared.plan

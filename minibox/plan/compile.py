@@ -182,6 +182,7 @@ class _Compiler:
     def exec_plan(self, pid: int, directories: tuple[str, ...]) -> Plan:
         """Open all that is needed; enter; clone once more, since a pid namespace only takes children; then
         the same end as any container's."""
+        self.layering = "shared"  # nothing is mounted, and no directory made, in a container that runs
         self.joined = []
         self.groups = groups.existing(directories, self.host)
         self.ruled = bool(self._device_rules())

@@ -22,7 +22,7 @@ from minibox.plan.context import Context
 from minibox.runtime import live, prepare, sweep
 from minibox.runtime.attend import Attendant, Exit
 from minibox.runtime.supervisor import Supervisor
-from minibox.spec import from_flags, validate
+from minibox.spec import from_flags, validate, values
 from minibox.store import ids, journal
 from minibox.store.state import Lock
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from minibox.spec.from_flags import Options
     from minibox.store.state import Store
 
+STOP_WITHIN = 10.0  # seconds from SIGTERM to SIGKILL
 KILLED_WITHIN = 10.0  # seconds from SIGKILL until everything of a container has to be gone
 #: a file in a container's directory: the state on disk has a Spec that its keeper does not know
 UPDATED = "updated"
@@ -98,6 +99,8 @@ class Container:
                     prepared = prepared.replace(plan=edit.leave_out(prepared.plan, leave_out))
                 made = cls(store, prepared, lock, keep=keep)
                 made.state["left_out"] = list(leave_out)
+                if "stop_timeout" in options:
+                    made.state["stop_timeout"] = values.seconds(options["stop_timeout"], "--stop-timeout")
                 made.state["notes"] += prepare.load_filter(prepared, made.ctx, options.get("seccomp_notify"))
                 made.write()
                 journal.record(store.run, container_id, "create")
@@ -303,9 +306,12 @@ def wait_until_stopped(store: Store, name: str, deadline: float | None = None) -
         time.sleep(0.01)
 
 
-def stop(store: Store, name: str, grace: float) -> None:
-    """Ask a container to end, and end it after `grace` seconds, or at once when it would not notice."""
+def stop(store: Store, name: str, grace: float | None) -> None:
+    """Ask a container to end, and end it after `grace` seconds (None: as it was made to, or ten), or at
+    once when it would not notice."""
     state = store.read(name)
+    if grace is None:
+        grace = float(state.get("stop_timeout", STOP_WITHIN))
     pid = live.running_pid(state)
     if live.handles(pid, c.SIGNALS["TERM"]):
         signal_container(state, c.SIGNALS["TERM"])

@@ -96,7 +96,8 @@ def group_pids(directory: str) -> list[int]:
     """The processes in a cgroup and in the groups below it."""
     found = []
     try:
-        found += [int(line) for line in calls.read_file(f"{directory}/cgroup.procs").split()]
+        lines = calls.read_file(f"{directory}/cgroup.procs").split()
+        found += [pid for pid in map(int, lines) if pid > 0]  # 0: not in the caller's pid namespace
         with os.scandir(directory) as entries:
             below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:

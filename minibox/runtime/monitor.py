@@ -177,6 +177,6 @@ def _logger(log: Log, stream: str) -> Callable[[bytes], None]:
 
 def _trim(container: Container, attendant: Attendant) -> None:
     """A monitor that is asked to end takes its container with it, as quickly as `stop` would."""
-    attendant.grace = 10.0
+    attendant.grace = float(container.state.get("stop_timeout", 10.0))
     container.ctx.init_image = b""
     container.ctx.filters = {}

@@ -68,13 +68,13 @@ def test_everything_holds_in_a_default_container(minibox, rootfs):
 def test_every_operation_has_a_check():
     unchecked = set(ops.REGISTRY.values()) - set(verify.CHECKS)
     of_the_host = {ops.RemoveTree, ops.CgroupRemove, ops.CgroupLeave, ops.CgroupReturn}  # there and back
-    of_exec = {ops.OpenProcess, ops.JoinProcess, ops.OpenDevpts}  # of exec
+    of_exec = {ops.OpenProcess, ops.JoinProcess, ops.OpenDevpts}
     assert unchecked == of_the_host | of_exec
 
 
 @pytest.mark.root
 def test_leaving_out_any_step_is_noticed(minibox, rootfs):
-    of_exec = {ops.OpenProcess, ops.JoinProcess, ops.OpenDevpts}
+    """Mutation: each step of the default Plan left out.  The start fails, or verify says so."""
     plan = verify.full_plan(_state(minibox, rootfs))
     unnoticed = []
     for step in plan:
