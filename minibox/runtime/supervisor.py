@@ -310,15 +310,3 @@ class Supervisor:
         if self.ctx.channel >= 0:
             os.close(self.ctx.channel)
             self.ctx.channel = -1
-
-
-def undo(plan: Plan) -> list[str]:
-    """Take away what a Plan leaves on the host, last made first; what could not be, as text."""
-    failures = []
-    for step in reversed(plan.steps):
-        if step.undo is not None:
-            try:
-                step.undo.perform(Context())
-            except OSError as error:
-                failures.append(f"{step.id}: {error}")
-    return failures
