@@ -56,6 +56,11 @@ def attribute_bits(names: tuple[str, ...]) -> int:
     return bits
 
 
+def propagation_bit(name: str) -> int:
+    """MS_* of a propagation, "private" or "rprivate": how far it reaches is the call's own flag."""
+    return PROPAGATION[name if name in PROPAGATION else name.removeprefix("r")]
+
+
 # --- what is made on the host -------------------------------------------------------------------
 
 
@@ -699,9 +704,8 @@ class SetPropagation(Op):
     recursive: bool = True
 
     def perform(self, ctx: Context) -> None:
-        kind = self.propagation.removeprefix("r") if self.propagation not in PROPAGATION else self.propagation
         flags = c.AT_RECURSIVE if self.recursive else 0
-        calls.mount_setattr(c.AT_FDCWD, self.path, flags, propagation=PROPAGATION[kind])
+        calls.mount_setattr(c.AT_FDCWD, self.path, flags, propagation=propagation_bit(self.propagation))
 
 
 def _new_mount(kind: str, options: tuple[str, ...], attributes: int, source: str = "") -> int:
@@ -886,10 +890,9 @@ class Bind(Op):
 
     def perform(self, ctx: Context) -> None:
         mount = ctx.fd(self.name)
-        kind = self.propagation.removeprefix("r") if self.propagation not in PROPAGATION else self.propagation
         calls.mount_setattr(
             mount, "", c.AT_EMPTY_PATH | c.AT_RECURSIVE,
-            set=attribute_bits(self.recursive), propagation=PROPAGATION[kind],
+            set=attribute_bits(self.recursive), propagation=propagation_bit(self.propagation),
         )  # fmt: skip
         if self.attributes:
             calls.mount_setattr(mount, "", c.AT_EMPTY_PATH, set=attribute_bits(self.attributes))
